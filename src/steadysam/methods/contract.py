@@ -1,0 +1,158 @@
+"""What a method is: a module with four names, `Config`, `build`, `stages`, `segment`.
+
+A method says which parameters are trained and which losses drive them, stage by stage; the one training loop
+(`steadysam.train`) does the rest. It never reads files and never sees millimetres.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor, nn
+
+from steadysam.backbones.backbone import Backbone
+from steadysam.embeddings import EmbeddingCache
+from steadysam.files import content_key
+from steadysam.types import Segmentation, SlicePoints, SliceStack
+
+
+class FrozenConfig(BaseModel):
+    """Settings: frozen, unknown keys refused, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingCase:
+    """One labelled case in model pixels.
+
+    Args:
+        name: case name.
+        stack: the images, (D, C, S, S).
+        masks: (D, S, S) bool.
+        points: the noisy prompts of every slice, D entries.
+        redraw: draws another set of noisy prompts from the same simulator, or None if the prompts came from files.
+    """
+
+    name: str
+    stack: SliceStack
+    masks: NDArray[np.bool_]
+    points: tuple[SlicePoints, ...]
+    redraw: Callable[[np.random.Generator], tuple[SlicePoints, ...]] | None = None
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Where in a run we are, as far as random numbers are concerned; every draw is a function of this."""
+
+    seed: int
+    stage: str
+    epoch: int
+    training: bool
+
+    def generator(self, *words: Any) -> np.random.Generator:
+        """A generator that depends on seed, stage, epoch and `words` only."""
+        key = content_key([self.seed, self.stage, self.epoch, *map(str, words)])
+        return np.random.default_rng(int(key[:16], 16))
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """One training batch of `B` samples.
+
+    Args:
+        tensors: named tensors, first axis B, moved to the device by the loop.
+        points: per row of the decoder batch, the prompts in model pixels.
+    """
+
+    tensors: Mapping[str, Tensor]
+    points: tuple[SlicePoints, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on `device`."""
+        return Batch({name: value.to(device) for name, value in self.tensors.items()}, self.points)
+
+
+class Samples(Protocol):
+    """The training material of one stage: `len` samples that can be put into batches."""
+
+    def __len__(self) -> int: ...
+
+    def batch(self, indices: Sequence[int], chance: Chance) -> Batch:
+        """The samples `indices`, augmented and prompted as `chance` says (no augmentation if not training)."""
+        ...
+
+
+class StageSettings(FrozenConfig):
+    """Optimisation of one stage (spd.md 2.1 and 2.3).
+
+    Adam with ReduceLROnPlateau: the rate is multiplied by `factor` when the validation loss has not improved for
+    `patience` epochs; training stops after `early_stop` epochs without improvement. `slices_per_epoch = 0` means all.
+    """
+
+    epochs: int = 100
+    batch_size: int = 4
+    learning_rate: float = 1e-4
+    weight_decay: float = 1e-5
+    factor: float = 0.5
+    patience: int = 4
+    early_stop: int = 20
+    warmup_steps: int = 0
+    slices_per_epoch: int = 0
+    clip_norm: float = 0.0
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage of training.
+
+    Args:
+        name: goes into logs and checkpoints.
+        trainable: the modules or parameters (by name prefix) that are trained; everything else is frozen and in
+            eval mode.
+        samples: makes the training material from cases; called once for training and once for validation cases.
+            Whatever is frozen may be computed here, through the cache.
+        losses: (model, batch) -> named terms whose sum is minimised, each a mean over samples.
+        settings: learning rate, epochs and so on.
+    """
+
+    name: str
+    trainable: tuple[str, ...]
+    samples: Callable[[nn.Module, Sequence[TrainingCase], EmbeddingCache], Samples]
+    losses: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
+    settings: StageSettings
+
+
+class Method(Protocol):
+    """The four names. Modules are checked against this where the table `METHODS` is written."""
+
+    Config: type[FrozenConfig]
+
+    def build(self, config: Any, backbone: Backbone) -> nn.Module:
+        """The network, with fresh weights for whatever the backbone does not bring."""
+        ...
+
+    def stages(self, config: Any) -> tuple[Stage, ...]:
+        """What to train, in order; () for methods without training."""
+        ...
+
+    def segment(
+        self,
+        model: nn.Module,
+        config: Any,
+        stack: SliceStack,
+        points: Sequence[SlicePoints],
+        cache: EmbeddingCache,
+    ) -> Segmentation:
+        """Segment one stack; deterministic, no gradient."""
+        ...
+
