@@ -1,0 +1,43 @@
+"""Promptable models behind three verbs: `encode`, `embed`, `decode`.
+
+`BACKBONES` is the table; importing it loads neither torch nor transformers. `build_backbone` loads them.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from steadysam.backbones.table import BACKBONES, BackboneSpec
+
+if TYPE_CHECKING:
+    from steadysam.backbones.sam import SamBackbone
+
+__all__ = ["BACKBONES", "BackboneSpec", "build_backbone"]
+
+
+def build_backbone(
+    name: str | Path,
+    image_size: int,
+    *,
+    seed: int = 0,
+    weights: bool = True,
+    home: Path | None = None,
+) -> SamBackbone:
+    """The backbone `name` for `image_size` x `image_size` images, in eval mode, on the CPU.
+
+    Args:
+        name: a row of `BACKBONES`, a folder with `config.json` and `model.safetensors`, or a `.safetensors` file in
+            the layout of `transformers` or of the official `segment-anything` package.
+        image_size: pixels; a multiple of the patch. Position tables of the weights are resized to it.
+        seed: decides the random weights of from-scratch rows.
+        weights: False builds the architecture with random weights, for a run folder that brings its own.
+        home: folder of downloaded weights; None means `STEADYSAM_HOME`.
+
+    Raises:
+        ConfigError: `BACKBONE_UNKNOWN`, `BACKBONE_SIZE`.
+        CheckpointError: `CKPT_*`, among them `CKPT_MISSING` when the weights were never downloaded.
+    """
+    from steadysam.backbones.build import build
+
+    return build(str(name), image_size, seed=seed, weights=weights, home=home)

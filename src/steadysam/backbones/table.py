@@ -1,0 +1,159 @@
+"""The table of backbones. Reading it imports neither torch nor transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The numbers that decide a SAM's shape (`transformers.SamConfig` without its defaults).
+
+    Args:
+        hidden, layers, heads, mlp: the image encoder's transformer.
+        patch: pixels along one side of a token.
+        window: window size of the windowed layers in tokens; 0 means that all layers are global.
+        global_layers: the layers with global attention.
+        channels: width of embeddings, prompt encoder and mask decoder.
+        decoder_mlp, decoder_heads: the mask decoder's transformer.
+        mask_channels: hidden channels of the mask prompt's convolutions.
+    """
+
+    hidden: int
+    layers: int
+    heads: int
+    mlp: int
+    patch: int = 16
+    window: int = 14
+    global_layers: tuple[int, ...] = ()
+    channels: int = 256
+    decoder_mlp: int = 2048
+    decoder_heads: int = 8
+    mask_channels: int = 16
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One row of the table.
+
+    Args:
+        name: what users type.
+        architecture: its shape.
+        parameters: how many, at the native size.
+        native_size: image size of the published weights, or the size the row was made for, in pixels.
+        licence: SPDX name of the weights' licence; "" where there are no published weights.
+        hub_id: repository of the weights on the Hugging Face hub; None for models trained from scratch.
+        revision: commit of that repository (40 hex digits), or "main" where no commit could be verified.
+        sha256: hash of `model.safetensors` at that revision; None where it could not be verified.
+        safetensors: False where the repository only holds pickled weights, which are refused.
+        norm: the normalisation that the weights were trained with (`Preprocess.norm`).
+        about: one line for `models list`.
+    """
+
+    name: str
+    architecture: Architecture
+    parameters: int
+    native_size: int
+    licence: str = ""
+    hub_id: str | None = None
+    revision: str = ""
+    sha256: str | None = None
+    safetensors: bool = True
+    norm: Literal["spd", "sam", "medsam"] = "spd"
+    about: str = ""
+
+    @property
+    def from_scratch(self) -> bool:
+        """True if there are no published weights: the model starts from random numbers."""
+        return self.hub_id is None
+
+    @property
+    def pinned(self) -> bool:
+        """True if the revision is a commit rather than a branch."""
+        return len(self.revision) == 40
+
+
+_VIT_B = Architecture(hidden=768, layers=12, heads=12, mlp=3072, global_layers=(2, 5, 8, 11))
+_VIT_L = Architecture(hidden=1024, layers=24, heads=16, mlp=4096, global_layers=(5, 11, 17, 23))
+_VIT_H = Architecture(hidden=1280, layers=32, heads=16, mlp=5120, global_layers=(7, 15, 23, 31))
+_TINY = Architecture(
+    hidden=192, layers=6, heads=3, mlp=768, patch=8, window=0, channels=128, decoder_mlp=512, decoder_heads=4
+)
+_TEST = Architecture(
+    hidden=32,
+    layers=2,
+    heads=2,
+    mlp=64,
+    patch=8,
+    window=0,
+    channels=32,
+    decoder_mlp=32,
+    decoder_heads=2,
+    mask_channels=4,
+)
+
+BACKBONES: Mapping[str, BackboneSpec] = {
+    spec.name: spec
+    for spec in (
+        BackboneSpec(
+            name="sam-tiny",
+            architecture=_TINY,
+            parameters=0,
+            native_size=128,
+            about="small SAM with random weights, trainable on a CPU at 96 to 256 px",
+        ),
+        BackboneSpec(
+            name="sam-test",
+            architecture=_TEST,
+            parameters=0,
+            native_size=64,
+            about="smallest SAM with random weights, for tests",
+        ),
+        BackboneSpec(
+            name="sam-vit-base",
+            architecture=_VIT_B,
+            parameters=93_735_728,
+            native_size=1024,
+            licence="Apache-2.0",
+            hub_id="facebook/sam-vit-base",
+            revision="70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
+            norm="sam",
+            about="Segment Anything, ViT-B",
+        ),
+        BackboneSpec(
+            name="sam-vit-large",
+            architecture=_VIT_L,
+            parameters=0,
+            native_size=1024,
+            licence="Apache-2.0",
+            hub_id="facebook/sam-vit-large",
+            revision="6851e0441005b0fb96f2cc4dfac472f3d1b14af1",
+            norm="sam",
+            about="Segment Anything, ViT-L",
+        ),
+        BackboneSpec(
+            name="sam-vit-huge",
+            architecture=_VIT_H,
+            parameters=0,
+            native_size=1024,
+            licence="Apache-2.0",
+            hub_id="facebook/sam-vit-huge",
+            revision="87aecf0df4ce6b30cd7de76e87673c49644bdf67",
+            norm="sam",
+            about="Segment Anything, ViT-H",
+        ),
+        BackboneSpec(
+            name="medsam-vit-base",
+            architecture=_VIT_B,
+            parameters=93_735_728,
+            native_size=1024,
+            licence="Apache-2.0",
+            hub_id="wanglab/medsam-vit-base",
+            revision="main",
+            norm="medsam",
+            about="MedSAM, ViT-B (trained with boxes on medical images)",
+        ),
+    )
+}
