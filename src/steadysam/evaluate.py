@@ -1,0 +1,221 @@
+"""Score predicted masks against labels: one case, or a folder against a folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadysam.errors import BatchError, InputError, SteadyError
+from steadysam.files import read_json
+from steadysam.geometry import describe_grid, grids_agree
+from steadysam.metrics import CaseScores, slice_scores, volume_scores
+from steadysam.types import Grid, stack_slices
+
+_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+_MASKS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", *_PICTURES)
+
+
+def evaluate_case(
+    pred: NDArray[Any],
+    true: NDArray[Any],
+    grid: Grid,
+    size: int = 512,
+    *,
+    name: str = "case",
+    physical: bool = True,
+) -> CaseScores:
+    """Score one case.
+
+    Args:
+        pred, true: (I, J, K) masks on `grid`.
+        grid: gives the slice axis and the spacing.
+        size: overlap and pixel distances are taken on slices stretched to `size` x `size` by the nearest
+            pixel (spd.md 6.1); 0 means native slices.
+        name: case name.
+        physical: False for pictures, whose pixels have no size; mm values are then None.
+
+    Raises:
+        InputError: `METRIC_SHAPE` if the masks or the grid differ in shape.
+    """
+    if np.shape(true) != grid.shape:
+        raise InputError(
+            "METRIC_SHAPE", "the mask is not on the grid", seen=np.shape(true), expected=grid.shape
+        )
+    spacing, in_plane = (grid.spacing_mm, grid.slice_spacing_mm) if physical else (None, None)
+    volume = volume_scores(pred, true, spacing)
+    return CaseScores(
+        name=name,
+        slices=slice_scores(stack_slices(pred, grid), stack_slices(true, grid), in_plane, size),
+        volume=volume,
+        scored_shape=(size, size) if size else grid.slice_shape,
+        spacing_mm=spacing,
+    )
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A folder of predictions scored against a folder of labels.
+
+    Args:
+        cases: scored cases, by name.
+        missing_predictions: labels without a prediction.
+        missing_labels: predictions without a label.
+        failures: case name -> error, for cases that could not be scored.
+        record: content of the predictions' `run.json`, {} if there is none.
+    """
+
+    cases: tuple[CaseScores, ...]
+    missing_predictions: tuple[str, ...] = ()
+    missing_labels: tuple[str, ...] = ()
+    failures: Mapping[str, SteadyError] = field(default_factory=dict)
+    record: Mapping[str, Any] = field(default_factory=dict)
+
+    def problem(self) -> BatchError | None:
+        """The error with which a command should end although the other cases are scored, or None.
+
+        Codes `EVAL_FAILED` (a case could not be scored) and `EVAL_MISSING` (the file sets differ).
+        """
+        if self.failures:
+            return BatchError(
+                "EVAL_FAILED",
+                f"{len(self.failures)} cases could not be scored: "
+                + "; ".join(f"{name} [{error.code}]" for name, error in self.failures.items()),
+                fix=next(iter(self.failures.values())).message().splitlines()[0],
+            )
+        if self.missing_predictions or self.missing_labels:
+            return BatchError(
+                "EVAL_MISSING",
+                "predictions and labels are not the same cases",
+                seen=f"without prediction: {_listed(self.missing_predictions)}; "
+                f"without label: {_listed(self.missing_labels)}",
+                fix="complete the folders, or pass --allow-missing to score the common cases only",
+            )
+        return None
+
+
+def evaluate_folder(
+    pred_folder: Path,
+    label_folder: Path,
+    label_values: Sequence[int] | None = None,
+    *,
+    size: int = 512,
+    slice_axis: int | None = None,
+    progress: Callable[[Sequence[str]], Iterator[str]] = iter,
+) -> Evaluation:
+    """Score every case that has both a prediction and a label; one bad case does not stop the others.
+
+    Args:
+        pred_folder: masks `CASE.nii.gz` (or another format that is read), foreground non-zero; `run.json`.
+        label_folder: label maps `CASE.nii.gz` and so on.
+        label_values: labels whose union is the target; None means every value but 0.
+        size: grid of the pixel metrics, see `evaluate_case`.
+        slice_axis: overrides the slice axis of the label's grid.
+        progress: wraps the list of case names, for a progress bar.
+
+    Raises:
+        InputError: `FILE_MISSING` if a folder is none, `EVAL_DUPLICATE` if a case stands twice in one,
+            `EVAL_EMPTY` if no case is in both.
+    """
+    preds, labels = mask_files(pred_folder), mask_files(label_folder)
+    common = sorted(preds.keys() & labels.keys())
+    if not common:
+        raise InputError(
+            "EVAL_EMPTY",
+            "no case has both a prediction and a label",
+            file=pred_folder,
+            seen=f"predictions {_listed(sorted(preds))}; labels {_listed(sorted(labels))}",
+            fix="file names must match: PRED/CASE.nii.gz and LABELS/CASE.nii.gz",
+        )
+    cases: list[CaseScores] = []
+    failures: dict[str, SteadyError] = {}
+    for name in progress(common):
+        try:
+            cases.append(_score(name, preds[name], labels[name], label_values, size, slice_axis))
+        except SteadyError as error:
+            failures[name] = error
+    return Evaluation(
+        cases=tuple(cases),
+        missing_predictions=tuple(sorted(labels.keys() - preds.keys())),
+        missing_labels=tuple(sorted(preds.keys() - labels.keys())),
+        failures=failures,
+        record=read_record(pred_folder),
+    )
+
+
+def read_pair(
+    pred: Path, label: Path, label_values: Sequence[int] | None = None, slice_axis: int | None = None
+) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Grid]:
+    """Prediction, truth (I, J, K) and the label's grid, after checking that both lie on it.
+
+    Raises:
+        InputError: `LABEL_GRID` if the grids differ, and whatever reading a label map raises.
+    """
+    from steadysam.data.volumes import read_label_map, select_label
+
+    pred_array, pred_grid = read_label_map(pred)
+    label_array, grid = read_label_map(label)
+    if not grids_agree(pred_grid, grid):
+        raise InputError(
+            "LABEL_GRID",
+            "the prediction does not lie on the grid of its label",
+            file=pred,
+            seen=describe_grid(pred_grid),
+            expected=describe_grid(grid),
+            fix="resample the prediction, or evaluate it against the labels of its own images",
+        )
+    if slice_axis is not None:
+        grid = replace(grid, slice_axis=slice_axis)
+    true = label_array != 0 if label_values is None else select_label(label_array, label_values)
+    return np.asarray(pred_array) != 0, np.asarray(true, bool), grid
+
+
+def mask_files(folder: Path) -> dict[str, Path]:
+    """Case name -> mask file of a folder (hidden files and unknown endings are passed over).
+
+    Raises:
+        InputError: `FILE_MISSING`, `EVAL_DUPLICATE`.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError("FILE_MISSING", "no such folder", file=folder, fix="check the path")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        ending = next((ending for ending in _MASKS if path.name.lower().endswith(ending)), None)
+        if ending is None or path.name.startswith("."):
+            continue
+        name = path.name[: -len(ending)]
+        if name in found:
+            raise InputError(
+                "EVAL_DUPLICATE",
+                f"case {name!r} stands twice",
+                file=path,
+                seen=found[name].name,
+                fix="remove one",
+            )
+        found[name] = path
+    return found
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """The `run.json` that predict wrote beside its masks; {} if there is none."""
+    path = Path(folder) / "run.json"
+    value = read_json(path) if path.is_file() else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _score(
+    name: str, pred: Path, label: Path, values: Sequence[int] | None, size: int, slice_axis: int | None
+) -> CaseScores:
+    physical = not label.name.lower().endswith(_PICTURES)
+    pred_mask, true, grid = read_pair(pred, label, values, slice_axis)
+    return evaluate_case(pred_mask, true, grid, size, name=name, physical=physical)
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    shown = ", ".join(names[:most]) or "none"
+    return f"{shown} and {len(names) - most} more" if len(names) > most else shown

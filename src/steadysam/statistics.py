@@ -1,0 +1,163 @@
+"""Statistics over cases: patients as the unit, paired tests, sanity rules for tables (spd.md 6.4, 6.5).
+
+Slices of one patient are not independent; every interval here draws whole patients.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadysam.errors import InputError
+
+MAX_DICE_IOU_GAP = 3.0 - 2.0 * np.sqrt(2.0)  # of one slice, reached at Dice 2 - sqrt(2)
+_TOLERANCE = 1e-9
+
+
+def group_means(values: Sequence[float], groups: Sequence[str]) -> dict[str, float]:
+    """Mean of `values` (N,) within each of the N `groups`, in order of first appearance."""
+    _same_length(values, groups)
+    sums, counts, names = _group_sums(values, groups)
+    return {name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True)}
+
+
+def cluster_bootstrap(
+    values: Sequence[float],
+    clusters: Sequence[str],
+    generator: np.random.Generator,
+    *,
+    of: str = "values",
+    draws: int = 10_000,
+    level: float = 0.95,
+) -> tuple[float, float] | None:
+    """Percentile interval of a mean when whole clusters (patients) are drawn with replacement.
+
+    Args:
+        values: (N,) one number per sample.
+        clusters: (N,) patient of each sample.
+        of: `values` for the mean over all samples, `clusters` for the mean of the clusters' means.
+        draws: bootstrap replicates.
+        level: coverage of the interval.
+
+    Returns:
+        (low, high), or None with fewer than two clusters, where nothing is known about the spread.
+    """
+    _same_length(values, clusters)
+    sums, counts, names = _group_sums(values, clusters)
+    if len(names) < 2:
+        return None
+    drawn = generator.integers(0, len(names), (draws, len(names)))
+    if of == "clusters":
+        replicates = (sums / counts)[drawn].mean(axis=1)
+    else:
+        replicates = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+    tail = 100 * (1 - level) / 2
+    low, high = np.percentile(replicates, [tail, 100 - tail])
+    return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class PairedTest:
+    """Two-sided Wilcoxon signed-rank test of paired samples.
+
+    Args:
+        n_pairs: pairs that came.
+        n_ties: pairs without difference; `wilcox` drops them.
+        mean_difference: mean of a - b over all pairs.
+        p_wilcox: p with ties dropped, over `n_used` pairs; None if none is left.
+        p_pratt: p with ties ranked (Pratt), the check; None if all pairs are ties.
+    """
+
+    n_pairs: int
+    n_ties: int
+    mean_difference: float | None
+    p_wilcox: float | None
+    p_pratt: float | None
+
+    @property
+    def n_used(self) -> int:
+        """Pairs that the `wilcox` form ranks."""
+        return self.n_pairs - self.n_ties
+
+
+def paired_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
+    """Compare (N,) paired numbers; ties are treated in two ways, because slice scores tie often (1 and 1).
+
+    Differences below 1e-12 are ties: they come from the order of a sum, not from the masks.
+    """
+    _same_length(a, b)
+    difference = np.asarray(a, np.float64) - np.asarray(b, np.float64)
+    difference[np.abs(difference) < 1e-12] = 0.0
+    n_ties = int((difference == 0).sum())
+    mean = float(difference.mean()) if len(difference) else None
+    if n_ties == len(difference):
+        return PairedTest(len(difference), n_ties, mean, None, None)
+    return PairedTest(
+        len(difference), n_ties, mean, _wilcoxon(difference, "wilcox"), _wilcoxon(difference, "pratt")
+    )
+
+
+def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Holm's step-down adjustment over a family of tests; None (no test) stays None and does not count."""
+    present = sorted(((p, name) for name, p in p_values.items() if p is not None), key=lambda item: item[0])
+    adjusted: dict[str, float | None] = dict.fromkeys(p_values)
+    running = 0.0
+    for rank, (p, name) in enumerate(present):
+        running = max(running, min(1.0, p * (len(present) - rank)))
+        adjusted[name] = running
+    return adjusted
+
+
+def table_violations(mean_dice: float, mean_iou: float, positive_share: float | None = None) -> list[str]:
+    """What cannot be true of per-slice means, in words; [] for a possible row (spd.md 6.5). In 0-1.
+
+    Args:
+        positive_share: share of slices on which the target is present or something was predicted; only
+            those can have a gap between Dice and IoU.
+    """
+    found = []
+    gap = mean_dice - mean_iou
+    lowest_iou = mean_dice / (2 - mean_dice)
+    if mean_iou < lowest_iou - _TOLERANCE:
+        found.append(f"mean IoU {mean_iou:.4f} is below Dice/(2 - Dice) = {lowest_iou:.4f} (Jensen)")
+    if mean_iou > mean_dice + _TOLERANCE:
+        found.append(f"mean IoU {mean_iou:.4f} is above mean Dice {mean_dice:.4f}")
+    if gap > MAX_DICE_IOU_GAP + _TOLERANCE:
+        found.append(f"Dice - IoU = {gap:.4f} is above 3 - 2*sqrt(2) = {MAX_DICE_IOU_GAP:.4f}")
+    if positive_share is not None and gap > MAX_DICE_IOU_GAP * positive_share + _TOLERANCE:
+        found.append(
+            f"Dice - IoU = {gap:.4f} needs more than the {positive_share:.1%} non-empty slices there are"
+        )
+    return found
+
+
+def _wilcoxon(difference: NDArray[np.float64], zero_method: str) -> float:
+    from scipy.stats import wilcoxon
+
+    # the normal approximation is chosen here when zeros are ranked: an exact table does not exist for them
+    zeros = bool((difference == 0).any())
+    method = "approx" if zeros and zero_method == "pratt" else "auto"
+    if zero_method == "wilcox":
+        difference = difference[difference != 0]
+    result = wilcoxon(difference, zero_method=zero_method, alternative="two-sided", method=method)
+    return float(result.pvalue)  # type: ignore[union-attr]
+
+
+def _group_sums(
+    values: Sequence[float], groups: Sequence[str]
+) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
+    names = list(dict.fromkeys(groups))
+    position = {name: row for row, name in enumerate(names)}
+    index = np.array([position[group] for group in groups], dtype=np.int64)
+    numbers = np.asarray(values, np.float64)
+    sums = np.bincount(index, weights=numbers, minlength=len(names))
+    counts = np.bincount(index, minlength=len(names))
+    return np.asarray(sums, np.float64), np.asarray(counts, np.float64), names
+
+
+def _same_length(a: Sequence[object], b: Sequence[object]) -> None:
+    if len(a) != len(b):
+        raise InputError("STAT_LENGTH", "paired lists differ in length", seen=len(a), expected=len(b))

@@ -1,0 +1,337 @@
+"""From scored cases to the numbers of a table: means, counts of valid samples, intervals, paired comparisons.
+
+Pure functions over `CaseScores`; nothing here reads files.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from steadysam.errors import InputError
+from steadysam.files import content_key
+from steadysam.metrics import METRICS, CaseScores, SliceScore, VolumeScore, all_empty_scores
+from steadysam.statistics import (
+    PairedTest,
+    cluster_bootstrap,
+    group_means,
+    holm,
+    paired_test,
+    table_violations,
+)
+
+PROVENANCE_KEYS = (
+    "method",
+    "prompt_source",
+    "prompt_set",
+    "seed",
+    "noise_model",
+    "empty_slice_rule",
+    "empty_consensus_policy",
+    "split",
+)
+COMPARED = ("dsc", "iou", "dsc_positive", "hd95_px", "assd_px", "hd95_penalised_px", "volume_dice")
+
+_SliceValue = Callable[[SliceScore], float | None]
+_VolumeValue = Callable[[VolumeScore], float | None]
+
+_PER_SLICE: dict[str, _SliceValue] = {
+    "dsc": lambda row: row.dsc,
+    "iou": lambda row: row.iou,
+    "dsc_positive": lambda row: None if row.true_empty else row.dsc,
+    "iou_positive": lambda row: None if row.true_empty else row.iou,
+    "fp_rate_empty": lambda row: float(not row.pred_empty) if row.true_empty else None,
+    "tnr": lambda row: float(row.pred_empty) if row.true_empty else None,
+    "hd95_px": lambda row: row.hd95_px,
+    "asd_px": lambda row: row.asd_px,
+    "assd_px": lambda row: row.assd_px,
+    "hd95_penalised_px": lambda row: row.hd95_penalised_px,
+    "hd95_mm": lambda row: row.hd95_mm,
+    "asd_mm": lambda row: row.asd_mm,
+    "assd_mm": lambda row: row.assd_mm,
+}
+_PER_VOLUME: dict[str, _VolumeValue] = {
+    "volume_dice": lambda volume: volume.dice,
+    "volume_hd95_mm": lambda volume: volume.hd95_mm,
+    "volume_asd_mm": lambda volume: volume.asd_mm,
+    "volume_assd_mm": lambda volume: volume.assd_mm,
+}
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """One metric over a test set; None where no sample is valid.
+
+    Args:
+        mean: mean over the valid samples (slices, or volumes for `volume_*`).
+        n: valid samples; `n_undefined`: samples for which the metric does not exist.
+        interval: 95 % bootstrap interval of `mean`, drawing patients.
+        patient_mean: mean of the patients' means, with its interval; `n_patients` have a valid sample.
+    """
+
+    mean: float | None
+    n: int
+    n_undefined: int
+    interval: tuple[float, float] | None
+    patient_mean: float | None
+    patient_interval: tuple[float, float] | None
+    n_patients: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything that a table row or a report says about one set of predictions.
+
+    Args:
+        provenance: where the predictions came from, keys `PROVENANCE_KEYS`; None for what was not recorded.
+        scores: metric name (`METRICS`) -> estimate.
+        all_empty: the same metrics for a predictor that never marks anything (means only).
+        violations: sanity rules that the row breaks; must be empty.
+        notes: how to read the numbers.
+    """
+
+    provenance: Mapping[str, Any]
+    n_cases: int
+    n_patients: int
+    n_slices: int
+    n_empty_slices: int
+    n_empty_volumes: int
+    size: int
+    scores: Mapping[str, Estimate]
+    all_empty: Mapping[str, float | None]
+    violations: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    units: Mapping[str, str] = field(
+        default_factory=lambda: {name: unit for name, (_, unit) in METRICS.items()}
+    )
+
+    @property
+    def empty_share(self) -> float:
+        """Share of slices without the target."""
+        return self.n_empty_slices / self.n_slices
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able content of `metrics.json`."""
+        values = asdict(self)
+        values["empty_share"] = self.empty_share
+        return values
+
+    def row(self) -> dict[str, Any]:
+        """One flat table row: provenance, counts, the mean of every metric, and valid counts as `NAME_n`."""
+        row: dict[str, Any] = dict(self.provenance)
+        row |= {"n_slices": self.n_slices, "n_cases": self.n_cases, "n_patients": self.n_patients}
+        row |= {"empty_share": self.empty_share}
+        for name, estimate in self.scores.items():
+            row[name] = estimate.mean
+            row[f"{name}_n"] = estimate.n
+        return row
+
+
+def summarise(
+    cases: Sequence[CaseScores],
+    patients: Mapping[str, str] | None = None,
+    *,
+    provenance: Mapping[str, Any] | None = None,
+    size: int = 512,
+    seed: int = 0,
+    draws: int = 10_000,
+) -> Summary:
+    """Summarise scored cases.
+
+    Args:
+        cases: at least one.
+        patients: case name -> patient; a case that is not listed is its own patient.
+        provenance: recorded facts; keys other than `PROVENANCE_KEYS` are kept as they are.
+        size: the grid of the pixel metrics, for the units line (0 means native).
+        seed: of the bootstrap; each metric draws from its own generator.
+        draws: bootstrap replicates.
+
+    Raises:
+        InputError: `EVAL_EMPTY` without cases.
+    """
+    if not cases:
+        raise InputError("EVAL_EMPTY", "there is no case to summarise", expected="at least one")
+    owner = _owners(cases, patients)
+    rows = [row for case in cases for row in case.slices]
+    scores = {name: _estimate(name, cases, owner, seed, draws) for name in METRICS}
+    empty = [all_empty_scores(case) for case in cases]
+    dsc, iou = scores["dsc"].mean or 0.0, scores["iou"].mean or 0.0
+    marked = sum(not (row.true_empty and row.pred_empty) for row in rows) / len(rows)
+    return Summary(
+        provenance={**dict.fromkeys(PROVENANCE_KEYS), **(provenance or {})},
+        n_cases=len(cases),
+        n_patients=len(set(owner.values())),
+        n_slices=len(rows),
+        n_empty_slices=sum(row.true_empty for row in rows),
+        n_empty_volumes=sum(case.volume.true_voxels == 0 for case in cases),
+        size=size,
+        scores=scores,
+        all_empty={name: _mean(value for value, _ in samples(name, empty, owner)) for name in METRICS},
+        violations=tuple(table_violations(dsc, iou, marked)),
+        notes=_notes(cases, scores, size),
+    )
+
+
+def samples(
+    name: str, cases: Sequence[CaseScores], owner: Mapping[str, str]
+) -> list[tuple[float | None, str]]:
+    """The samples of metric `name`, one per slice or (for `volume_*`) per case, each with its patient."""
+    if name in _PER_VOLUME:
+        return [(_PER_VOLUME[name](case.volume), owner[case.name]) for case in cases]
+    return [(_PER_SLICE[name](row), owner[case.name]) for case in cases for row in case.slices]
+
+
+@dataclass(frozen=True)
+class MetricComparison:
+    """One metric of two sets of predictions on the same cases: paired over samples and over patient means.
+
+    `difference_interval` is the 95 % bootstrap interval (patients drawn) of the mean difference a - b.
+    """
+
+    over_samples: PairedTest
+    over_patients: PairedTest
+    difference_interval: tuple[float, float] | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Two sets of predictions, paired: metric name -> result; `n_cases` are common to both."""
+
+    n_cases: int
+    only_a: tuple[str, ...]
+    only_b: tuple[str, ...]
+    metrics: Mapping[str, MetricComparison]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able content."""
+        return asdict(self)
+
+
+def compare(
+    a: Sequence[CaseScores],
+    b: Sequence[CaseScores],
+    patients: Mapping[str, str] | None = None,
+    *,
+    seed: int = 0,
+    draws: int = 10_000,
+) -> Comparison:
+    """Paired comparison a - b over the cases and slices that both scored.
+
+    A sample counts where the metric is defined for both (HD95: the intersection of the valid
+    samples).
+
+    Raises:
+        InputError: `EVAL_EMPTY` if no case is common, `EVAL_SLICES` if a common case has different slices.
+    """
+    in_a, in_b = {case.name: case for case in a}, {case.name: case for case in b}
+    common = [name for name in in_a if name in in_b]
+    if not common:
+        raise InputError("EVAL_EMPTY", "the two sets of predictions have no case in common")
+    for name in common:
+        if (
+            len(in_a[name].slices) != len(in_b[name].slices)
+            or in_a[name].scored_shape != in_b[name].scored_shape
+        ):
+            raise InputError(
+                "EVAL_SLICES", f"case {name!r} was scored on different grids", fix="use one --size"
+            )
+    pair = [in_a[name] for name in common], [in_b[name] for name in common]
+    owner = _owners(pair[0], patients)
+    return Comparison(
+        n_cases=len(common),
+        only_a=tuple(name for name in in_a if name not in in_b),
+        only_b=tuple(name for name in in_b if name not in in_a),
+        metrics={name: _compare_metric(name, *pair, owner, (seed, draws)) for name in COMPARED},
+    )
+
+
+def holm_over(
+    comparisons: Mapping[str, Comparison], metric: str, unit: str = "patients"
+) -> dict[str, float | None]:
+    """Holm-adjusted p (ties dropped) of one metric over comparisons; `unit`: `patients` or `samples`."""
+    tests = {name: comparison.metrics[metric] for name, comparison in comparisons.items()}
+    return holm(
+        {
+            name: (test.over_patients if unit == "patients" else test.over_samples).p_wilcox
+            for name, test in tests.items()
+        }
+    )
+
+
+def _compare_metric(
+    name: str,
+    a: Sequence[CaseScores],
+    b: Sequence[CaseScores],
+    owner: Mapping[str, str],
+    bootstrap: tuple[int, int],
+) -> MetricComparison:
+    both = zip(samples(name, a, owner), samples(name, b, owner), strict=True)
+    pairs = [(x, y, patient) for (x, patient), (y, _) in both if x is not None and y is not None]
+    ours, theirs = [x for x, _, _ in pairs], [y for _, y, _ in pairs]
+    groups = [patient for _, _, patient in pairs]
+    mean_a, mean_b = group_means(ours, groups), group_means(theirs, groups)
+    difference = [x - y for x, y, _ in pairs]
+    seed, draws = bootstrap
+    return MetricComparison(
+        over_samples=paired_test(ours, theirs),
+        over_patients=paired_test(list(mean_a.values()), list(mean_b.values())),
+        difference_interval=cluster_bootstrap(
+            difference, groups, _generator(seed, name, "difference"), draws=draws
+        ),
+    )
+
+
+def _estimate(
+    name: str, cases: Sequence[CaseScores], owner: Mapping[str, str], seed: int, draws: int
+) -> Estimate:
+    everything = samples(name, cases, owner)
+    valid = [(value, patient) for value, patient in everything if value is not None]
+    if not valid:
+        return Estimate(None, 0, len(everything), None, None, None, 0)
+    values, groups = [value for value, _ in valid], [patient for _, patient in valid]
+    by_patient = group_means(values, groups)
+    return Estimate(
+        mean=_mean(values),
+        n=len(valid),
+        n_undefined=len(everything) - len(valid),
+        interval=cluster_bootstrap(values, groups, _generator(seed, name, "samples"), draws=draws),
+        patient_mean=_mean(by_patient.values()),
+        patient_interval=cluster_bootstrap(
+            values, groups, _generator(seed, name, "patients"), of="clusters", draws=draws
+        ),
+        n_patients=len(by_patient),
+    )
+
+
+def _owners(cases: Sequence[CaseScores], patients: Mapping[str, str] | None) -> dict[str, str]:
+    return {case.name: (patients or {}).get(case.name, case.name) for case in cases}
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    present = [value for value in values if value is not None]
+    return float(np.mean(present)) if present else None
+
+
+def _generator(*words: object) -> np.random.Generator:
+    return np.random.default_rng(int(content_key([str(word) for word in words])[:16], 16))
+
+
+def _notes(cases: Sequence[CaseScores], scores: Mapping[str, Estimate], size: int) -> tuple[str, ...]:
+    grid = f"the slice stretched to {size} x {size}" if size else "the native slice"
+    surface = scores["hd95_px"]
+    notes = [
+        f"dsc, iou and px values are taken on {grid}; mm values and volume Dice on the native grid.",
+        "A slice on which target and prediction are both empty scores 1: compare dsc with the all-empty row.",
+        f"Surface distances in px exist on {surface.n} of {surface.n + surface.n_undefined} slices "
+        "(both masks non-empty); predicting nothing hides errors from them, hd95_penalised_px does not.",
+    ]
+    without = sum(case.spacing_mm is None for case in cases)
+    if without:
+        notes.append(
+            f"METRIC_NO_SPACING: {without} of {len(cases)} cases are pictures without physical spacing; "
+            "their mm values are undefined."
+        )
+    return tuple(notes)
