@@ -1,0 +1,203 @@
+"""Volumes, label maps and masks: read from any supported file, written as NIfTI.
+
+The format is told by content. Arrays stay in file order, the affine stays as stored; what is written on a grid that
+came from a NIfTI file carries that file's geometry bit for bit.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadysam.data import itk, nifti, pictures
+from steadysam.data.affines import Orientation, choose_slice_axis
+from steadysam.data.nifti import Form
+from steadysam.data.nifti_write import write_nifti
+from steadysam.data.sniff import SUFFIXES, case_stem, image_kind
+from steadysam.errors import InputError
+from steadysam.files import sha256_file
+from steadysam.types import Grid, Mask, Volume
+
+__all__ = [
+    "choose_slice_axis",
+    "read_grid",
+    "read_label_map",
+    "read_volume",
+    "select_label",
+    "write_mask",
+    "write_volume",
+]
+
+log = logging.getLogger(__name__)
+
+MAX_BYTES = 8 << 30
+_LABEL_TOLERANCE = 1e-4  # float32 scaling of whole numbers stays below this; 0.999 and 1.18 do not
+
+
+def read_volume(
+    path: str | Path,
+    *,
+    slice_axis: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    assume_orientation: Orientation | None = None,
+    form: Form | None = None,
+) -> Volume:
+    """Read an image of any supported format, checked to its last byte.
+
+    Args:
+        slice_axis: 0, 1 or 2; None chooses (see `choose_slice_axis`) and says so in the log.
+        max_bytes: limit for the unpacked voxels.
+        assume_orientation: for files that have no orientation; ignored where there is one.
+        form: which NIfTI form to trust when sform and qform contradict each other.
+
+    Raises:
+        InputError: whatever is wrong with the file, with a stable code (`IMG_*`, `NRRD_*`).
+        ResourceError: `IMG_TOO_LARGE`.
+        FileSystemError: `FS_READ`.
+    """
+    path = Path(path)
+    kind = image_kind(path)
+    header, physical, digest = None, True, ""
+    if kind == "nifti":
+        checked = nifti.read_header(path, assume_orientation=assume_orientation, form=form)
+        array = nifti.read_voxels(path, checked, max_bytes)
+        affine, header = checked.affine, checked.fields
+    elif kind in ("png", "jpeg"):
+        array, affine, physical = pictures.read_picture(path, max_bytes), np.eye(4), False
+    else:
+        array, affine, digest = itk.read_itk(path, kind, max_bytes, assume_orientation)
+    grid = _grid(path, array.shape, affine, slice_axis if physical else 2, header)
+    _warn_twin(path)
+    return Volume(array, grid, case_name(path), digest or sha256_file(path), physical)
+
+
+def read_grid(
+    path: str | Path,
+    slice_axis: int | None = None,
+    *,
+    assume_orientation: Orientation | None = None,
+    form: Form | None = None,
+) -> Grid:
+    """The grid of an image from its header alone; fast, the voxels are not read.
+
+    Raises:
+        InputError: as `read_volume`, as far as headers tell.
+    """
+    path = Path(path)
+    kind = image_kind(path)
+    if kind == "nifti":
+        checked = nifti.read_header(path, assume_orientation=assume_orientation, form=form)
+        return _grid(path, checked.shape, checked.affine, slice_axis, checked.fields)
+    if kind in ("png", "jpeg"):
+        return _grid(path, pictures.picture_shape(path, MAX_BYTES), np.eye(4), 2, None)
+    shape, affine = itk.read_itk_grid(path, kind, assume_orientation)
+    return _grid(path, shape, affine, slice_axis, None)
+
+
+def read_label_map(
+    path: str | Path,
+    *,
+    slice_axis: int | None = None,
+    max_bytes: int = MAX_BYTES,
+    assume_orientation: Orientation | None = None,
+    form: Form | None = None,
+) -> tuple[NDArray[Any], Grid]:
+    """A label map `(I, J, K)` in the smallest unsigned integer type that holds it, and its grid.
+
+    Raises:
+        InputError: `LABEL_NONINTEGER` (as 0.999 or 1.18 from a wrong scaling), `LABEL_VALUES` (negative, NaN),
+            `LABEL_OVERFLOW` (above 65535), `LABEL_LOSSY` (JPEG), and everything `read_volume` raises.
+    """
+    path = Path(path)
+    if image_kind(path) in ("png", "jpeg"):
+        array = pictures.read_picture_labels(path, max_bytes)
+        return _as_labels(array, path), _grid(path, array.shape, np.eye(4), 2, None)
+    try:
+        volume = read_volume(
+            path, slice_axis=slice_axis, max_bytes=max_bytes, assume_orientation=assume_orientation, form=form
+        )
+    except InputError as error:
+        if error.code != "IMG_NONFINITE":
+            raise
+        raise InputError("LABEL_VALUES", error.what, file=path, expected="whole numbers from 0") from error
+    return _as_labels(volume.array, path), volume.grid
+
+
+def select_label(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool_]:
+    """The union of `values` as a bool array of the same shape."""
+    return np.isin(labels, np.asarray(values))
+
+
+def write_mask(path: str | Path, mask: Mask) -> None:
+    """Write a mask as NIfTI uint8 (0 and 1) on its grid, atomically, and read it back before it takes its place.
+
+    Raises:
+        OutputError: `OUTPUT_VERIFY` if the read-back differs; nothing is left behind then.
+        FileSystemError, ResourceError: see `steadysam.files.atomic_write`.
+    """
+    write_nifti(path, np.asarray(mask.array).astype(np.uint8), mask.grid)
+
+
+def write_volume(path: str | Path, array: NDArray[Any], grid: Grid) -> None:
+    """Write any integer or float array `(I, J, K)` as NIfTI on `grid`; as `write_mask` otherwise."""
+    write_nifti(path, array, grid)
+
+
+def case_name(path: str | Path) -> str:
+    """File name without suffix and without nnU-Net's channel number: `A_0000.nii.gz` -> `A`."""
+    return re.sub(r"_\d{4}$", "", case_stem(path))
+
+
+def _grid(path: Path, shape: Sequence[int], affine: NDArray[Any], axis: int | None, header: Any) -> Grid:
+    reason = "as asked"
+    if axis is None:
+        axis, reason = choose_slice_axis(affine, shape)
+    if axis not in (0, 1, 2):
+        raise InputError("SLICE_AXIS", "no such axis", seen=axis, expected="0, 1 or 2")
+    log.info("%s: slices across axis %d (%s)", path, axis, reason)
+    return Grid((shape[0], shape[1], shape[2]), np.asarray(affine, np.float64), axis, header)
+
+
+def _warn_twin(path: Path) -> None:
+    stem = case_stem(path)
+    twins = [path.with_name(stem + suffix) for suffix in SUFFIXES if stem + suffix != path.name]
+    for twin in twins:
+        if twin.exists() and {path.suffix, twin.suffix} <= {".nii", ".gz"}:
+            log.warning("%s is read; beside it lies %s", path, twin.name)
+
+
+def _as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
+    if array.ndim != 3:
+        raise InputError(
+            "LABEL_VALUES", "a label map has one channel", file=path, seen=f"shape {array.shape}"
+        )
+    if array.dtype.kind == "f":
+        whole = np.rint(array)
+        off = np.abs(array - whole)
+        if off.max() > _LABEL_TOLERANCE:
+            values = np.unique(array)
+            raise InputError(
+                "LABEL_NONINTEGER",
+                f"{int((off > _LABEL_TOLERANCE).sum())} voxels are not whole numbers",
+                file=path,
+                seen=f"values such as {[round(float(v), 4) for v in values[values != np.rint(values)][:4]]}",
+                expected="whole numbers from 0",
+                fix="look at scl_slope and scl_inter in the header, or resample with nearest neighbours",
+            )
+        array = whole
+    low, high = array.min(), array.max()
+    if low < 0:
+        raise InputError(
+            "LABEL_VALUES", "labels below 0", file=path, seen=f"{low:g}", expected="whole numbers from 0"
+        )
+    if high > 65535:
+        raise InputError(
+            "LABEL_OVERFLOW", "labels above 65535", file=path, seen=f"{high:g}", expected="0 to 65535"
+        )
+    return array.astype(np.uint8 if high <= 255 else np.uint16)
