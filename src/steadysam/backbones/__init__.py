@@ -27,7 +27,8 @@ def build_backbone(
     """The backbone `name` for `image_size` x `image_size` images, in eval mode, on the CPU.
 
     Args:
-        name: a row of `BACKBONES`, a folder with `config.json` and `model.safetensors`, or a `.safetensors` file in
+        name: a row of `BACKBONES`, a folder with `config.json` and `model.safetensors`, or a `.safetensors`
+        file in
             the layout of `transformers` or of the official `segment-anything` package.
         image_size: pixels; a multiple of the patch. Position tables of the weights are resized to it.
         seed: decides the random weights of from-scratch rows.

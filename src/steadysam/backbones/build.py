@@ -2,20 +2,81 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from steadysam.backbones.configure import random_model, sam_config
+from torch import Tensor
+
+from steadysam.backbones import weights as registry
+from steadysam.backbones.checkpoints import load_strict, read_safetensors, refuse_pickle
+from steadysam.backbones.configure import check_size, empty_model, random_model, sam_config
+from steadysam.backbones.infer import infer_architecture
+from steadysam.backbones.layouts import to_backbone
+from steadysam.backbones.resize import resize_positions
 from steadysam.backbones.sam import SamBackbone
-from steadysam.backbones.table import BACKBONES
-from steadysam.errors import ConfigError
+from steadysam.backbones.table import BACKBONES, Architecture, BackboneSpec
+from steadysam.errors import CheckpointError, ConfigError
+from steadysam.files import read_json
 
 
 def build(name: str, image_size: int, *, seed: int, weights: bool, home: Path | None) -> SamBackbone:
     """See `steadysam.backbones.build_backbone`."""
     spec = BACKBONES.get(name)
     if spec is not None and (spec.from_scratch or not weights):
-        return SamBackbone(random_model(sam_config(spec.architecture, image_size), seed), name).eval()
-    raise unknown_backbone(name)
+        return random_backbone(spec.architecture, image_size, seed=seed, name=name)
+    if spec is not None:
+        check_size(image_size, spec.architecture.patch)
+        record = registry.require(spec, home)
+        state = to_backbone(read_safetensors(record.file, sha256=record.sha256), record.file)
+        return _filled(spec.architecture, image_size, state, name=name, file=record.file)
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise unknown_backbone(name)
+    file = weights_file(path)
+    state = to_backbone(read_safetensors(file), file)
+    architecture = infer_architecture(state, file, decoder_heads=_decoder_heads(path))
+    if not weights:
+        return random_backbone(architecture, image_size, seed=seed, name=name)
+    return _filled(architecture, image_size, state, name=name, file=file)
+
+
+def random_backbone(architecture: Architecture, image_size: int, *, seed: int, name: str) -> SamBackbone:
+    """A backbone of any architecture with random weights that depend on `seed` only, in eval mode."""
+    model = random_model(sam_config(architecture, image_size), seed)
+    return SamBackbone(model, name, architecture).eval()
+
+
+def check_weights(spec: BackboneSpec, file: Path) -> None:
+    """Raise `CheckpointError` unless `file` holds sound weights of exactly this row, at its native size."""
+    state = to_backbone(read_safetensors(file), file)
+    seen = infer_architecture(state, file, decoder_heads=spec.architecture.decoder_heads)
+    if seen != spec.architecture:
+        raise CheckpointError(
+            "CKPT_CONFIG",
+            f"these are not the weights of {spec.name}",
+            file=file,
+            seen=seen,
+            expected=spec.architecture,
+            fix="import them under the right name, or give the file's path as the backbone",
+        )
+    _filled(spec.architecture, spec.native_size, state, name=spec.name, file=file)
+
+
+def weights_file(path: Path) -> Path:
+    """The safetensors file that `path` (a file, or a folder with `model.safetensors`) means."""
+    refuse_pickle(path)
+    if path.is_file():
+        return path
+    file = path / "model.safetensors"
+    pickled = sorted(child for child in path.glob("*.bin") if child.is_file())
+    if not file.is_file() and pickled:
+        refuse_pickle(pickled[0])
+    if not file.is_file():
+        raise CheckpointError(
+            "CKPT_MISSING", "the folder holds no weights", file=path, expected="model.safetensors in it"
+        )
+    return file
 
 
 def unknown_backbone(name: str) -> ConfigError:
@@ -27,3 +88,29 @@ def unknown_backbone(name: str) -> ConfigError:
         expected=", ".join(BACKBONES),
         fix="`steadysam models list` shows the names",
     )
+
+
+def _filled(
+    architecture: Architecture, image_size: int, state: Mapping[str, Tensor], *, name: str, file: Path
+) -> SamBackbone:
+    check_size(image_size, architecture.patch)
+    backbone = SamBackbone(empty_model(sam_config(architecture, image_size)), name, architecture)
+    grid = image_size // architecture.patch
+    load_strict(backbone, resize_positions(state, grid, architecture.layers_with_global_attention), file)
+    return backbone.eval()
+
+
+def _decoder_heads(path: Path) -> int:
+    """The decoder's number of heads, which no tensor's shape tells: from `config.json` if there is one."""
+    file = (path if path.is_dir() else path.parent) / "config.json"
+    config: Any = read_json(file) if file.is_file() else {}
+    if not isinstance(config, dict) or config.get("model_type", "sam") != "sam":
+        raise CheckpointError(
+            "CKPT_CONFIG",
+            "the folder belongs to another kind of model",
+            file=file,
+            seen=config.get("model_type") if isinstance(config, dict) else config,
+            expected="sam",
+        )
+    decoder = config.get("mask_decoder_config") or {}
+    return int(decoder.get("num_attention_heads", 8))

@@ -1,4 +1,4 @@
-"""From an `Architecture` and an image size to a `transformers.SamModel` without weights or with random ones."""
+"""From an `Architecture` and an image size to a `transformers.SamModel` with or without weights."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from steadysam.errors import ConfigError
 def sam_config(architecture: Architecture, image_size: int) -> Any:
     """The `transformers.SamConfig` of `architecture` for `image_size` x `image_size` images.
 
-    Two defaults of the library suit pretrained weights only and are replaced: `initializer_range` 1e-10, and the
-    standard deviation of the Fourier features (half the encoder's width; 1 in the SAM paper's code).
+    Two defaults of the library suit pretrained weights only and are replaced: `initializer_range` 1e-10, and
+    the standard deviation of the Fourier features (half the encoder's width; 1 in the SAM paper's code).
 
     Raises:
         ConfigError: `BACKBONE_SIZE`, the image size is not a positive multiple of the patch.
@@ -23,7 +23,7 @@ def sam_config(architecture: Architecture, image_size: int) -> Any:
     from transformers import SamConfig, SamMaskDecoderConfig, SamPromptEncoderConfig, SamVisionConfig
 
     check_size(image_size, architecture.patch)
-    vision = SamVisionConfig(
+    vision: Any = SamVisionConfig(
         hidden_size=architecture.hidden,
         output_channels=architecture.channels,
         num_hidden_layers=architecture.layers,
@@ -76,7 +76,8 @@ def random_model(config: Any, seed: int, *, align: bool = True) -> Any:
     """A `SamModel` with random weights that depend on `seed` only; the global generator is left as it was.
 
     Args:
-        align: start the query and key projections of the decoder's cross-attentions equal, see `align_attention`.
+        align: start the query and key projections of the decoder's cross-attentions equal, see
+        `align_attention`.
     """
     from transformers import SamModel
 
@@ -91,14 +92,13 @@ def random_model(config: Any, seed: int, *, align: bool = True) -> Any:
 def align_attention(mask_decoder: nn.Module, gain: float = 1.5) -> None:
     """Give query and key of every cross-attention one common orthogonal projection and no bias.
 
-    Both sides carry Fourier features of positions, so a click then attends to its own place from the first step; with
-    independent projections a SAM trained from scratch needs thousands of images to find it.
+    Both sides carry Fourier features of positions, so a click then attends to its own place from the first
+    step; with independent projections a SAM trained from scratch needs thousands of images to find it.
     """
+    crossings = ("cross_attn_token_to_image", "cross_attn_image_to_token", "final_attn_token_to_image")
     for name, module in mask_decoder.named_modules():
-        if name.endswith(
-            ("cross_attn_token_to_image", "cross_attn_image_to_token", "final_attn_token_to_image")
-        ):
-            nn.init.orthogonal_(module.q_proj.weight, gain=gain)
-            module.k_proj.load_state_dict({**module.q_proj.state_dict()})
-            nn.init.zeros_(module.q_proj.bias)
-            nn.init.zeros_(module.k_proj.bias)
+        if name.endswith(crossings):
+            query, key = module.get_submodule("q_proj"), module.get_submodule("k_proj")
+            nn.init.orthogonal_(query.get_parameter("weight"), gain=gain)
+            nn.init.zeros_(query.get_parameter("bias"))
+            key.load_state_dict(query.state_dict())

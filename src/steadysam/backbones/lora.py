@@ -27,8 +27,9 @@ def inject_lora(
     """Wrap the linear layers `targets` of the image encoder in place; only the adapters stay trainable.
 
     A fresh adapter changes nothing: its second factor is zero (spd.md 3.1). The adapters' names end in
-    `lora_A.default.weight` and `lora_B.default.weight` below `image_encoder.`; those of the wrapped layers get a
-    `base_layer.` between. The random first factors depend on `seed` only; the global generator is left as it was.
+    `lora_A.default.weight` and `lora_B.default.weight` below `image_encoder.`; those of the wrapped layers
+    get a `base_layer.` between. The random first factors depend on `seed` only; the global generator is left
+    as it was.
 
     Raises:
         ValueError: the encoder has adapters already, or no layer is called like one of `targets`.
@@ -82,7 +83,7 @@ def load_lora(backbone: SamBackbone, state: Mapping[str, Tensor]) -> None:
 
 
 def merge_lora(backbone: SamBackbone) -> SamBackbone:
-    """Add the adapters into the weights and drop them, in place: the names are again those of the plain backbone."""
+    """Add the adapters into the weights and drop them, in place; names are those of a plain backbone."""
     for parent, name, layer in list(_adapted(backbone)):
         layer.merge()
         setattr(parent, name, layer.get_base_layer())

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from steadysam.backbones.table import Architecture
 from steadysam.types import SlicePoints
 
 Group = tuple[list[int], Tensor, Tensor]
@@ -17,19 +18,20 @@ Group = tuple[list[int], Tensor, Tensor]
 class SamBackbone(nn.Module):
     """A SAM for square images of one size; satisfies `steadysam.backbones.backbone.Backbone`.
 
-    Parameters live below `image_encoder.`, `prompt_encoder.`, `mask_decoder.` and `shared_image_embedding.`. The
-    prompt encoder and the Fourier features of positions are frozen (SPD trains neither, spd.md 2.2).
+    Parameters live below `image_encoder.`, `prompt_encoder.`, `mask_decoder.` and `shared_image_embedding.`.
+    The prompt encoder and the Fourier features of positions are frozen (SPD trains neither, spd.md 2.2).
 
     Args:
         model: a `transformers.SamModel`; its parts are taken over, the wrapper itself is dropped.
         name: row of `BACKBONES`, or the folder or file the weights came from; goes into run records.
+        architecture: the numbers that `model` was built from, enough to build it again.
     """
 
-    def __init__(self, model: Any, name: str) -> None:
+    def __init__(self, model: Any, name: str, architecture: Architecture) -> None:
         super().__init__()
         vision = model.config.vision_config
         self.name = name
-        self.config = model.config
+        self.architecture = architecture
         self.image_size: int = vision.image_size
         self.patch_size: int = vision.patch_size
         self.embedding_channels: int = vision.output_channels
@@ -47,10 +49,12 @@ class SamBackbone(nn.Module):
         return self.image_encoder(images).last_hidden_state
 
     def embed(self, points: Sequence[SlicePoints]) -> list[Group]:
-        """Prompts of B rows in model pixels -> groups `(rows, sparse, dense)` of rows with equally many points.
+        """Prompts of B rows in model pixels -> groups `(rows, sparse, dense)` of rows with equally many
+        points.
 
-        sparse (G, T, C) with T = points + SAM's own one not-a-point token, dense (G, C, h, h). A row without points
-        has exactly that one token. Positive points have label 1, negative ones 0; SAM adds half a pixel itself.
+        sparse (G, T, C) with T = points + SAM's own one not-a-point token, dense (G, C, h, h). A row without
+        points has exactly that one token. Positive points have label 1, negative ones 0; SAM adds half a
+        pixel itself.
         """
         device = self.shared_image_embedding.positional_embedding.device
         groups: list[Group] = []
@@ -117,8 +121,8 @@ def _rows_by_count(points: Sequence[SlicePoints]) -> Iterator[list[int]]:
 def _own_positions_once(prompt_encoder: nn.Module, shared: nn.Module) -> None:
     """Let the prompt encoder use `shared` without owning it.
 
-    `SamModel` registers the same table twice; a state dict with one tensor under two names cannot be written as
-    safetensors, and its parameter would be counted with the prompt encoder's.
+    `SamModel` registers the same table twice; a state dict with one tensor under two names cannot be written
+    as safetensors, and its parameter would be counted with the prompt encoder's.
     """
     del prompt_encoder.shared_embedding
     prompt_encoder.__dict__["shared_embedding"] = shared

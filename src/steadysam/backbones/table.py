@@ -33,6 +33,11 @@ class Architecture:
     decoder_heads: int = 8
     mask_channels: int = 16
 
+    @property
+    def layers_with_global_attention(self) -> tuple[int, ...]:
+        """`global_layers`, or all layers where there are no windows."""
+        return self.global_layers if self.window else tuple(range(self.layers))
+
 
 @dataclass(frozen=True)
 class BackboneSpec:
@@ -94,22 +99,24 @@ _TEST = Architecture(
     mask_channels=4,
 )
 
+# Revisions and hashes are those that users of these commits have published; a download is compared with the
+# hash here and with the one that the hub itself states.
 BACKBONES: Mapping[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
         BackboneSpec(
             name="sam-tiny",
             architecture=_TINY,
-            parameters=0,
+            parameters=3_711_488,
             native_size=128,
-            about="small SAM with random weights, trainable on a CPU at 96 to 256 px",
+            about="random weights; trains on a CPU at 96 to 256 px",
         ),
         BackboneSpec(
             name="sam-test",
             architecture=_TEST,
-            parameters=0,
+            parameters=73_507,
             native_size=64,
-            about="smallest SAM with random weights, for tests",
+            about="random weights; for tests",
         ),
         BackboneSpec(
             name="sam-vit-base",
@@ -119,28 +126,31 @@ BACKBONES: Mapping[str, BackboneSpec] = {
             licence="Apache-2.0",
             hub_id="facebook/sam-vit-base",
             revision="70c1a07f894ebb5b307fd9eaaee97b9dfc16068f",
+            sha256="892c410e496344e527255ccdcb2cb7244a609acb5389c7c4fdba1288f861c579",
             norm="sam",
             about="Segment Anything, ViT-B",
         ),
         BackboneSpec(
             name="sam-vit-large",
             architecture=_VIT_L,
-            parameters=0,
+            parameters=312_343_088,
             native_size=1024,
             licence="Apache-2.0",
             hub_id="facebook/sam-vit-large",
             revision="6851e0441005b0fb96f2cc4dfac472f3d1b14af1",
+            sha256="a57e1b13cd1545938dfcbc9fb26df7f60de6650237a9383382a874a623564b81",
             norm="sam",
             about="Segment Anything, ViT-L",
         ),
         BackboneSpec(
             name="sam-vit-huge",
             architecture=_VIT_H,
-            parameters=0,
+            parameters=641_090_864,
             native_size=1024,
             licence="Apache-2.0",
             hub_id="facebook/sam-vit-huge",
             revision="87aecf0df4ce6b30cd7de76e87673c49644bdf67",
+            sha256="edfb0462392541fca9af44ff039bfb32dbd0c939997f3abb77a26e23af7afd7c",
             norm="sam",
             about="Segment Anything, ViT-H",
         ),
@@ -151,9 +161,10 @@ BACKBONES: Mapping[str, BackboneSpec] = {
             native_size=1024,
             licence="Apache-2.0",
             hub_id="wanglab/medsam-vit-base",
-            revision="main",
+            revision="de8488bca37bb1d4fb190f612c516126d739ce3b",
+            safetensors=False,
             norm="medsam",
-            about="MedSAM, ViT-B (trained with boxes on medical images)",
+            about="MedSAM, ViT-B, trained with boxes",
         ),
     )
 }
