@@ -1,0 +1,355 @@
+"""Data sets as folders: nnU-Net v2 raw and Medical Segmentation Decathlon, read unchanged.
+
+Formats: `dataset.json`, `imagesTr/CASE_0000.ext`, `labelsTr/CASE.ext` (and `Ts`), `cases.csv` or `patients.csv` with the
+columns `case` and `patient`. Fault names: reliability rules S01 to S11 of the project's specification.
+"""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadysam.data.sniff import case_stem
+from steadysam.errors import FileSystemError, InputError
+from steadysam.files import read_json
+from steadysam.geometry import describe_grid, grids_agree
+from steadysam.types import Grid
+
+log = logging.getLogger(__name__)
+
+Part = Literal["Tr", "Ts"]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One image with its label.
+
+    Args:
+        name: case identifier, unique in the data set.
+        patient: cases of one patient never stand on two sides of a split.
+        image, label: files; label is None where the data set has none.
+        part: `Tr` or `Ts`, as delivered.
+    """
+
+    name: str
+    patient: str
+    image: Path
+    label: Path | None
+    part: Part
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set as read from its folder.
+
+    Args:
+        labels: label name -> value, background included.
+        regions: names that stand for several values (nnU-Net's region-based labels).
+        cases: sorted by part and name.
+        slice_axis: of `dataset.json`, if it says so.
+    """
+
+    name: str
+    folder: Path
+    labels: Mapping[str, int]
+    cases: tuple[Case, ...]
+    regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    slice_axis: int | None = None
+
+    def part(self, part: Part) -> tuple[Case, ...]:
+        """The cases of `Tr` or `Ts`."""
+        return tuple(case for case in self.cases if case.part == part)
+
+
+def read_dataset(folder: str | Path, channel: int = 0) -> Dataset:
+    """Read an nnU-Net v2 raw folder or an MSD folder; images are listed, not opened.
+
+    Args:
+        channel: which channel file of each case to use (`CASE_0001.ext` is channel 1).
+
+    Raises:
+        InputError: `DATA_NO_JSON`, `DATA_JSON`, `DATA_EMPTY`, `DATA_PAIRS`, `DATA_DUPLICATE_ID`, `DATA_PATIENTS`,
+            `DATA_PATH`.
+        FileSystemError: `FS_READ`.
+    """
+    folder = Path(folder)
+    if not (folder / "dataset.json").is_file():
+        raise InputError(
+            "DATA_NO_JSON",
+            "no dataset.json in this folder",
+            file=folder,
+            expected="an nnU-Net v2 raw or MSD folder",
+            fix="name the folder that holds dataset.json, imagesTr and labelsTr",
+        )
+    info = read_json(folder / "dataset.json")
+    if not isinstance(info, dict):
+        raise _json_error(folder, "not an object")
+    labels, regions = _labels(folder, info.get("labels"))
+    try:
+        cases = (
+            _msd_cases(folder, info)
+            if isinstance(info.get("training"), list)
+            else _raw_cases(folder, info, channel)
+        )
+    except OSError as error:
+        raise FileSystemError("FS_READ", f"cannot read: {error.strerror or error}", file=folder) from error
+    if not cases:
+        raise InputError(
+            "DATA_EMPTY",
+            "the data set has no case",
+            file=folder,
+            expected=f"imagesTr/CASE_{channel:04d}{info.get('file_ending', '.nii.gz')}",
+            fix="check file_ending in dataset.json against the files",
+        )
+    _refuse_duplicates(folder, [name for name, _, _, _ in cases])
+    patients = _patients(folder, [name for name, _, _, _ in cases])
+    return Dataset(
+        str(info.get("name") or folder.name),
+        folder,
+        labels,
+        tuple(Case(name, patients[name], image, label, part) for name, image, label, part in cases),
+        regions,
+        info.get("slice_axis"),
+    )
+
+
+def resolve_label(dataset: Dataset, label: str) -> tuple[int, ...]:
+    """`"LV"`, `"1"`, `"RV+MYO"` or `"all"` -> the values whose union is the target.
+
+    Raises:
+        InputError: `LABEL_UNKNOWN`, with the names that exist.
+    """
+    foreground = {n: v for n, v in dataset.labels.items() if v != 0 and n.lower() != "ignore"}
+    values: set[int] = set()
+    for word in (part.strip() for part in label.split("+")):
+        found = _values_of(word, foreground, dataset.regions)
+        if not found:
+            names = [*(f"{n} ({v})" for n, v in foreground.items()), *dataset.regions, "all"]
+            raise InputError(
+                "LABEL_UNKNOWN",
+                f"no label {word!r} in {dataset.name}",
+                file=dataset.folder / "dataset.json",
+                seen=label,
+                expected=", ".join(names),
+                fix="join several with +, such as A+B",
+            )
+        values |= set(found)
+    return tuple(sorted(values))
+
+
+def check_pair(image: Grid, label: Grid, file: str | Path | None = None) -> None:
+    """Image and label must lie on one grid, to 2 % of a voxel (float32 headers differ by less).
+
+    Raises:
+        InputError: `LABEL_GRID`, with both grids.
+    """
+    tolerance = max(1e-3, 0.02 * min(image.spacing_mm))
+    if not grids_agree(image, label, tolerance):
+        raise InputError(
+            "LABEL_GRID",
+            "label and image do not lie on the same grid",
+            file=file,
+            seen=f"label: {describe_grid(label)}",
+            expected=f"image: {describe_grid(image)}",
+            fix="resample the label to the image with nearest neighbours, or find the right label file",
+        )
+
+
+def check_values(dataset: Dataset, labels: NDArray[Any], file: str | Path | None = None) -> None:
+    """Every value of a label map must be declared in dataset.json.
+
+    Raises:
+        InputError: `LABEL_UNKNOWN`, with counts.
+    """
+    known = {*dataset.labels.values(), *(v for region in dataset.regions.values() for v in region), 0}
+    values, counts = np.unique(labels, return_counts=True)
+    strange = {int(v): int(n) for v, n in zip(values, counts, strict=True) if int(v) not in known}
+    if strange:
+        raise InputError(
+            "LABEL_UNKNOWN",
+            "the label map holds values that dataset.json does not declare",
+            file=file,
+            seen=f"value: voxels {strange}",
+            expected=f"values {sorted(known)}",
+            fix="declare them in dataset.json, or correct the label map",
+        )
+
+
+Row = tuple[str, Path, Path | None, Part]
+
+
+def _raw_cases(folder: Path, info: Mapping[str, Any], channel: int) -> list[Row]:
+    ending = str(info.get("file_ending", ".nii.gz"))
+    label_ending = str(info.get("label_file_ending", ending))
+    rows: list[Row] = []
+    parts: tuple[Part, ...] = ("Tr", "Ts")
+    for part in parts:
+        images = {
+            name.removesuffix(f"_{channel:04d}"): path
+            for name, path in _files(folder / f"images{part}", ending).items()
+            if name.endswith(f"_{channel:04d}")
+        }
+        labels = _files(folder / f"labels{part}", label_ending)
+        # a test part may come without labels, but not with some of them
+        unlabelled = [] if part == "Ts" and not labels else [name for name in images if name not in labels]
+        _refuse_unpaired(folder, part, unlabelled, [name for name in labels if name not in images])
+        rows += [(name, image, labels.get(name), part) for name, image in images.items()]
+    return rows
+
+
+def _files(folder: Path, ending: str) -> dict[str, Path]:
+    """Stem -> file, sorted; hidden files (`._x.nii.gz`, `.DS_Store`) are not data."""
+    if not folder.is_dir():
+        return {}
+    found = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or not path.name.endswith(ending):
+            log.debug("%s: not a case", path)
+            continue
+        found[path.name[: -len(ending)]] = path
+    return found
+
+
+def _msd_cases(folder: Path, info: Mapping[str, Any]) -> list[Row]:
+    rows: list[Row] = []
+    missing: list[str] = []
+    keys: tuple[tuple[str, Part], ...] = (("training", "Tr"), ("test", "Ts"))
+    for key, part in keys:
+        for entry in info.get(key) or []:
+            entry = {"image": entry} if isinstance(entry, str) else entry
+            if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
+                raise _json_error(folder, f"{key} needs entries with image and label")
+            image, label = _inside(folder, entry["image"]), entry.get("label")
+            label_path = _inside(folder, label) if isinstance(label, str) else None
+            missing += [str(p) for p in (image, label_path) if p is not None and not p.is_file()]
+            if part == "Tr" and label_path is None:
+                missing.append(f"label of {image}")
+            name = re.sub(r"_0000$", "", case_stem(image))
+            rows.append((name, image, label_path, part))
+    if missing:
+        raise _pairs_error(folder, f"{len(missing)} files of dataset.json are not there", missing)
+    return sorted(rows, key=lambda row: (row[3], row[0]))
+
+
+def _inside(folder: Path, name: str) -> Path:
+    path = folder / name
+    if ".." in Path(name).parts or Path(name).is_absolute():
+        raise InputError("DATA_PATH", "dataset.json names a file outside its folder", file=folder, seen=name)
+    return path
+
+
+def _labels(folder: Path, entry: Any) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
+    """nnU-Net's {name: value or [values]} and MSD's {value: name}."""
+    if not isinstance(entry, dict) or not entry:
+        raise _json_error(folder, "labels are missing")
+    labels: dict[str, int] = {}
+    regions: dict[str, tuple[int, ...]] = {}
+    for key, value in entry.items():
+        if isinstance(value, str) and key.isdigit():
+            labels[value] = int(key)
+        elif isinstance(value, int) and not isinstance(value, bool):
+            labels[key] = value
+        elif isinstance(value, list) and value and all(type(v) is int for v in value):
+            regions[key] = tuple(value)
+        else:
+            raise _json_error(folder, f"label {key!r} has no value", value)
+    return labels, regions
+
+
+def _values_of(
+    word: str, foreground: Mapping[str, int], regions: Mapping[str, tuple[int, ...]]
+) -> tuple[int, ...]:
+    if word in foreground:
+        return (foreground[word],)
+    if word in regions:
+        return regions[word]
+    every = {*foreground.values(), *(v for region in regions.values() for v in region)} - {0}
+    if word == "all":
+        return tuple(every)
+    if word.isdigit() and int(word) in every:
+        return (int(word),)
+    alike = [v for n, v in foreground.items() if n.lower() == word.lower()]
+    return (alike[0],) if len(alike) == 1 else ()
+
+
+def _patients(folder: Path, names: list[str]) -> dict[str, str]:
+    """Case -> patient; the case's own name where no table says more."""
+    for file in (folder / "patients.csv", folder / "cases.csv"):
+        table = _patient_table(file) if file.is_file() else None
+        if table is None:
+            continue
+        missing = [name for name in names if name not in table]
+        if missing:
+            raise InputError(
+                "DATA_PATIENTS",
+                f"{len(missing)} cases have no patient in the table",
+                file=file,
+                seen=_shown(missing),
+                fix="add a row for each, or remove the table",
+            )
+        return {name: table[name] for name in names}
+    return {name: name for name in names}
+
+
+def _patient_table(file: Path) -> dict[str, str] | None:
+    """None for a `cases.csv` without a column `patient`, which says nothing about patients."""
+    try:
+        with open(file, encoding="utf-8-sig", newline="") as handle:
+            rows = list(csv.DictReader(handle))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError("DATA_PATIENTS", f"the table cannot be read: {error}", file=file) from error
+    if not rows or not {"case", "patient"} <= set(rows[0]):
+        if file.name == "cases.csv":
+            return None
+        raise InputError("DATA_PATIENTS", "columns are missing", file=file, expected="case,patient")
+    table: dict[str, str] = {}
+    for row in rows:
+        case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
+        if not case or not patient or table.get(case, patient) != patient:
+            raise InputError(
+                "DATA_PATIENTS", "a case needs exactly one patient", file=file, seen=f"{case!r}: {patient!r}"
+            )
+        table[case] = patient
+    return table
+
+
+def _refuse_unpaired(folder: Path, part: Part, unlabelled: list[str], imageless: list[str]) -> None:
+    if unlabelled or imageless:
+        what = f"{part}: {len(unlabelled)} images without label, {len(imageless)} labels without image"
+        raise _pairs_error(folder, what, unlabelled + imageless)
+
+
+def _refuse_duplicates(folder: Path, names: Iterable[str]) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if name.casefold() in seen:
+            raise InputError(
+                "DATA_DUPLICATE_ID",
+                "two cases have the same name (upper and lower case count as equal)",
+                file=folder,
+                seen=f"{seen[name.casefold()]}, {name}",
+                fix="rename one of them",
+            )
+        seen[name.casefold()] = name
+
+
+def _pairs_error(folder: Path, what: str, names: list[str]) -> InputError:
+    return InputError(
+        "DATA_PAIRS", what, file=folder, seen=_shown(names), fix="complete the folder or remove the odd files"
+    )
+
+
+def _json_error(folder: Path, what: str, seen: object = None) -> InputError:
+    return InputError("DATA_JSON", f"dataset.json: {what}", file=folder / "dataset.json", seen=seen)
+
+
+def _shown(names: list[str]) -> str:
+    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")
