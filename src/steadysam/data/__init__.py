@@ -1,1 +1,1 @@
-"""Images, labels, slices, data sets and splits: everything that is read from or written to a medical image file."""
+"""Images, labels, slices, data sets and splits: all that is read from or written to image files."""

@@ -79,7 +79,7 @@ def no_orientation(path: str | Path, what: str, code: str = "IMG_NO_ORIENTATION"
 
 
 def choose_slice_axis(affine: NDArray[Any], shape: Sequence[int]) -> tuple[int, str]:
-    """The axis across which slices are cut, and why: a single-slice axis, else the largest spacing, else the last.
+    """The axis to cut slices across, and why: a one-voxel axis, else the largest spacing, else the last.
 
     A spacing counts as the largest when it exceeds both others by more than 1 %.
     """

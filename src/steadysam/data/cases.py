@@ -1,12 +1,12 @@
 """Data sets as folders: nnU-Net v2 raw and Medical Segmentation Decathlon, read unchanged.
 
-Formats: `dataset.json`, `imagesTr/CASE_0000.ext`, `labelsTr/CASE.ext` (and `Ts`), `cases.csv` or `patients.csv` with the
-columns `case` and `patient`. Fault names: reliability rules S01 to S11 of the project's specification.
+Formats: `dataset.json`, `imagesTr/CASE_0000.ext`, `labelsTr/CASE.ext` (and `Ts`), `cases.csv` or
+`patients.csv` with the columns `case` and `patient`. Fault names: reliability rules S01 to S11 of the
+project's specification.
 """
 
 from __future__ import annotations
 
-import csv
 import logging
 import re
 from collections.abc import Iterable, Mapping
@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from steadysam.data.patients import read_patients, shown
 from steadysam.data.sniff import case_stem
 from steadysam.errors import FileSystemError, InputError
 from steadysam.files import read_json
@@ -26,6 +27,7 @@ from steadysam.types import Grid
 log = logging.getLogger(__name__)
 
 Part = Literal["Tr", "Ts"]
+PARTS: tuple[Part, ...] = ("Tr", "Ts")
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,8 @@ def read_dataset(folder: str | Path, channel: int = 0) -> Dataset:
         channel: which channel file of each case to use (`CASE_0001.ext` is channel 1).
 
     Raises:
-        InputError: `DATA_NO_JSON`, `DATA_JSON`, `DATA_EMPTY`, `DATA_PAIRS`, `DATA_DUPLICATE_ID`, `DATA_PATIENTS`,
-            `DATA_PATH`.
+        InputError: `DATA_NO_JSON`, `DATA_JSON`, `DATA_EMPTY`, `DATA_PAIRS`, `DATA_DUPLICATE_ID`,
+            `DATA_PATIENTS`, `DATA_PATH`.
         FileSystemError: `FS_READ`.
     """
     folder = Path(folder)
@@ -110,7 +112,7 @@ def read_dataset(folder: str | Path, channel: int = 0) -> Dataset:
             fix="check file_ending in dataset.json against the files",
         )
     _refuse_duplicates(folder, [name for name, _, _, _ in cases])
-    patients = _patients(folder, [name for name, _, _, _ in cases])
+    patients = read_patients(folder, [name for name, _, _, _ in cases])
     return Dataset(
         str(info.get("name") or folder.name),
         folder,
@@ -190,8 +192,7 @@ def _raw_cases(folder: Path, info: Mapping[str, Any], channel: int) -> list[Row]
     ending = str(info.get("file_ending", ".nii.gz"))
     label_ending = str(info.get("label_file_ending", ending))
     rows: list[Row] = []
-    parts: tuple[Part, ...] = ("Tr", "Ts")
-    for part in parts:
+    for part in PARTS:
         images = {
             name.removesuffix(f"_{channel:04d}"): path
             for name, path in _files(folder / f"images{part}", ending).items()
@@ -201,7 +202,7 @@ def _raw_cases(folder: Path, info: Mapping[str, Any], channel: int) -> list[Row]
         # a test part may come without labels, but not with some of them
         unlabelled = [] if part == "Ts" and not labels else [name for name in images if name not in labels]
         _refuse_unpaired(folder, part, unlabelled, [name for name in labels if name not in images])
-        rows += [(name, image, labels.get(name), part) for name, image in images.items()]
+        rows.extend((name, image, labels.get(name), part) for name, image in images.items())
     return rows
 
 
@@ -221,8 +222,7 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
 def _msd_cases(folder: Path, info: Mapping[str, Any]) -> list[Row]:
     rows: list[Row] = []
     missing: list[str] = []
-    keys: tuple[tuple[str, Part], ...] = (("training", "Tr"), ("test", "Ts"))
-    for key, part in keys:
+    for key, part in zip(("training", "test"), PARTS, strict=True):
         for entry in info.get(key) or []:
             entry = {"image": entry} if isinstance(entry, str) else entry
             if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
@@ -280,47 +280,6 @@ def _values_of(
     return (alike[0],) if len(alike) == 1 else ()
 
 
-def _patients(folder: Path, names: list[str]) -> dict[str, str]:
-    """Case -> patient; the case's own name where no table says more."""
-    for file in (folder / "patients.csv", folder / "cases.csv"):
-        table = _patient_table(file) if file.is_file() else None
-        if table is None:
-            continue
-        missing = [name for name in names if name not in table]
-        if missing:
-            raise InputError(
-                "DATA_PATIENTS",
-                f"{len(missing)} cases have no patient in the table",
-                file=file,
-                seen=_shown(missing),
-                fix="add a row for each, or remove the table",
-            )
-        return {name: table[name] for name in names}
-    return {name: name for name in names}
-
-
-def _patient_table(file: Path) -> dict[str, str] | None:
-    """None for a `cases.csv` without a column `patient`, which says nothing about patients."""
-    try:
-        with open(file, encoding="utf-8-sig", newline="") as handle:
-            rows = list(csv.DictReader(handle))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError("DATA_PATIENTS", f"the table cannot be read: {error}", file=file) from error
-    if not rows or not {"case", "patient"} <= set(rows[0]):
-        if file.name == "cases.csv":
-            return None
-        raise InputError("DATA_PATIENTS", "columns are missing", file=file, expected="case,patient")
-    table: dict[str, str] = {}
-    for row in rows:
-        case, patient = (row["case"] or "").strip(), (row["patient"] or "").strip()
-        if not case or not patient or table.get(case, patient) != patient:
-            raise InputError(
-                "DATA_PATIENTS", "a case needs exactly one patient", file=file, seen=f"{case!r}: {patient!r}"
-            )
-        table[case] = patient
-    return table
-
-
 def _refuse_unpaired(folder: Path, part: Part, unlabelled: list[str], imageless: list[str]) -> None:
     if unlabelled or imageless:
         what = f"{part}: {len(unlabelled)} images without label, {len(imageless)} labels without image"
@@ -343,13 +302,9 @@ def _refuse_duplicates(folder: Path, names: Iterable[str]) -> None:
 
 def _pairs_error(folder: Path, what: str, names: list[str]) -> InputError:
     return InputError(
-        "DATA_PAIRS", what, file=folder, seen=_shown(names), fix="complete the folder or remove the odd files"
+        "DATA_PAIRS", what, file=folder, seen=shown(names), fix="complete the folder or remove the odd files"
     )
 
 
 def _json_error(folder: Path, what: str, seen: object = None) -> InputError:
     return InputError("DATA_JSON", f"dataset.json: {what}", file=folder / "dataset.json", seen=seen)
-
-
-def _shown(names: list[str]) -> str:
-    return ", ".join(names[:20]) + (f" and {len(names) - 20} more" if len(names) > 20 else "")

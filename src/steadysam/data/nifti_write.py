@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadysam.data.nifti import Form, read_header, read_voxels
+from steadysam.data.nifti import read_voxels
+from steadysam.data.nifti_header import Form, read_header
 from steadysam.errors import InputError, OutputError
 from steadysam.files import atomic_write
 from steadysam.types import Grid
@@ -40,8 +41,8 @@ _CODES = {
 def write_nifti(path: str | Path, array: NDArray[Any], grid: Grid) -> None:
     """Write `(I, J, K)` numbers as .nii or .nii.gz; the same values give the same bytes.
 
-    Of a source header only geometry is copied: no scaling, no display window, no free text, no extensions (they may
-    hold a patient's name).
+    Of a source header only geometry is copied: no scaling, no display window, no free text, no extensions
+    (they may hold a patient's name).
 
     Raises:
         InputError: `OUTPUT_SHAPE`, `OUTPUT_DTYPE`, `OUTPUT_NAME`.

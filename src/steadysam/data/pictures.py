@@ -1,7 +1,8 @@
 """PNG and JPEG as one-slice volumes.
 
-The array is the picture as a viewer shows it: an EXIF rotation is applied first, so prompts and masks refer to what
-people see. A picture of W x H pixels becomes `(W, H, 1)` grey or `(W, H, 1, 3)` colour. Pixels have no size in mm.
+The array is the picture as a viewer shows it: an EXIF rotation is applied first, so prompts and masks refer
+to what people see. A picture of W x H pixels becomes `(W, H, 1)` grey or `(W, H, 1, 3)` colour. Pixels have
+no size in mm.
 """
 
 from __future__ import annotations

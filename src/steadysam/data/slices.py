@@ -1,7 +1,7 @@
 """From a volume to what a model sees, and back: window, fit, normalise; fit and unfit masks.
 
-Pixel centres lie at integers, and all maps agree with `Frame`: images shrink with antialiasing and grow bilinearly
-with half-pixel centres, masks take the nearest pixel.
+Pixel centres lie at integers, and all maps agree with `Frame`: images shrink with antialiasing and grow
+bilinearly with half-pixel centres, masks take the nearest pixel.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ _CT = re.compile(r"ct:\s*([-+]?\d+(?:\.\d+)?)\s*,\s*([-+]?\d+(?:\.\d+)?)")
 def prepare_stack(volume: Volume, preprocess: Preprocess) -> SliceStack:
     """Window a volume to [0, 1] and fit its slices to the model's size (spd.md 3.1).
 
-    The window is one for the whole volume. With `fit="pad"` the padding right and below is black (0), as air is.
+    The window is one for the whole volume. With `fit="pad"` the padding right and below is black (0), as air
+    is.
 
     Raises:
         ConfigError: `WINDOW_SYNTAX`, `SIZE`.
@@ -53,8 +54,8 @@ def prepare_stack(volume: Volume, preprocess: Preprocess) -> SliceStack:
 def window_bounds(array: NDArray[Any], window: str) -> tuple[float, float]:
     """The values that become 0 and 1.
 
-    `percentile`: 0.5 and 99.5 % of the non-zero voxels (8-bit colour pictures: 0 and 255); `range`: minimum and
-    maximum; `ct:WIDTH,LEVEL`: LEVEL -+ WIDTH / 2 in HU.
+    `percentile`: 0.5 and 99.5 % of the non-zero voxels (8-bit colour pictures: 0 and 255); `range`: minimum
+    and maximum; `ct:WIDTH,LEVEL`: LEVEL -+ WIDTH / 2 in HU.
 
     Raises:
         ConfigError: `WINDOW_SYNTAX`.
@@ -87,12 +88,12 @@ def normalise(
 ) -> Tensor:
     """(B, 1 or 3, S, S) in [0, 1] -> (B, 3, S, S) float32 as a model was trained to see it.
 
-    `spd` is [-1, 1] (spd.md 3.1), `sam` subtracts ImageNet's mean and divides by its deviation, `medsam` stays in
-    [0, 1]. Grey becomes three equal channels.
+    `spd` is [-1, 1] (spd.md 3.1), `sam` subtracts ImageNet's mean and divides by its deviation, `medsam`
+    stays in [0, 1]. Grey becomes three equal channels.
 
     Args:
-        frame: if given with `fit="pad"` and `norm="sam"`, the padding becomes 0 *after* normalisation, as in SAM's
-            own preprocessing; otherwise padding is what a black pixel becomes.
+        frame: if given with `fit="pad"` and `norm="sam"`, the padding becomes 0 *after* normalisation, as in
+            SAM's own preprocessing; otherwise padding is what a black pixel becomes.
     """
     import torch
 
@@ -125,14 +126,14 @@ def fit_masks(mask: NDArray[Any], grid: Grid, frame: Frame) -> NDArray[np.bool_]
 
 
 def unfit_masks(masks: NDArray[Any], grid: Grid, frame: Frame) -> NDArray[np.bool_]:
-    """(D, S, S) bool in model pixels -> (I, J, K) bool on the grid, nearest neighbour; the way back of `fit_masks`."""
+    """(D, S, S) bool in model pixels -> (I, J, K) bool on the grid, nearest neighbour; undoes `fit_masks`."""
     height, width = frame.fitted_hw
     rows, columns = _nearest(height, frame.height), _nearest(width, frame.width)
     return put_slices(np.asarray(masks, bool)[:, rows[:, None], columns[None, :]], grid)
 
 
 def _nearest(source: int, target: int) -> NDArray[np.int64]:
-    """For each of `target` pixels the source pixel under its centre: floor((t + 1/2) source / target), exactly."""
+    """For each target pixel the source pixel under its centre: floor((t + 1/2) source / target), exactly."""
     return (2 * np.arange(target) + 1) * source // (2 * target)
 
 

@@ -43,13 +43,13 @@ def split_cases(
 ) -> Split:
     """Split the labelled cases of a data set; the same seed gives the same split on every machine.
 
-    A labelled `imagesTs` is the test set (unless `respect_test` is False) and training cases are then divided into
-    training and validation in the proportion of the first two fractions. With `fold`, training and validation come
-    from `splits_final.json`.
+    A labelled `imagesTs` is the test set (unless `respect_test` is False) and training cases are then divided
+    into training and validation in the proportion of the first two fractions. With `fold`, training and
+    validation come from `splits_final.json`.
 
     Raises:
-        ConfigError: `SPLIT_FRACTIONS`, `SPLIT_MISSING`, `SPLIT_FOLD`, `SPLIT_UNKNOWN`, `SPLIT_OVERLAP`, `SPLIT_EMPTY`,
-            `SPLIT_SYNTAX`.
+        ConfigError: `SPLIT_FRACTIONS`, `SPLIT_MISSING`, `SPLIT_FOLD`, `SPLIT_UNKNOWN`, `SPLIT_OVERLAP`,
+            `SPLIT_EMPTY`, `SPLIT_SYNTAX`.
         InputError: `DATA_TOO_FEW`, `DATA_LEAK_PATIENT`.
     """
     _check_fractions(fractions)

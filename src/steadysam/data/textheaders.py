@@ -1,7 +1,7 @@
 """The text headers of NRRD and MetaImage, read and judged before any library opens the file.
 
-Libraries follow whatever data file a header names and fill in a missing orientation without a word; here both are
-refused. Fault names: reliability rules R01 to R12 of the project's specification.
+Libraries follow whatever data file a header names and fill in a missing orientation without a word; here both
+are refused. Fault names: reliability rules R01 to R12 of the project's specification.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ _MAX_HEADER = 64 << 10
 _CHUNK = 1 << 20
 _NRRD_WORDS = {
     1: "signed char|int8|int8_t|uchar|unsigned char|uint8|uint8_t",
-    2: "short|short int|signed short|signed short int|int16|int16_t|ushort|unsigned short|unsigned short int|uint16"
-    "|uint16_t",
+    2: "short|short int|signed short|signed short int|int16|int16_t|ushort|unsigned short|unsigned short int"
+    "|uint16|uint16_t",
     4: "int|signed int|int32|int32_t|uint|unsigned int|uint32|uint32_t|float",
     8: "longlong|long long|long long int|int64|int64_t|ulonglong|unsigned long long|uint64|uint64_t|double",
 }
@@ -79,8 +79,8 @@ def read_text_header(path: Path, kind: TextKind, assume_orientation: Orientation
     """Read and judge the header of `path`; voxels are not touched.
 
     Raises:
-        InputError: `NRRD_DETACHED_REFUSED`, `NRRD_ENDIAN`, `IMG_NO_ORIENTATION`, `IMG_NDIM`, `IMG_DIMS`, `IMG_DTYPE`,
-            `IMG_FORMAT`, `IMG_HEADER_TOO_LONG`, `IMG_HEADER_INCONSISTENT`.
+        InputError: `NRRD_DETACHED_REFUSED`, `NRRD_ENDIAN`, `IMG_NO_ORIENTATION`, `IMG_NDIM`, `IMG_DIMS`,
+            `IMG_DTYPE`, `IMG_FORMAT`, `IMG_HEADER_TOO_LONG`, `IMG_HEADER_INCONSISTENT`.
     """
     fields, end = _nrrd_fields(path) if kind == "nrrd" else _meta_fields(path)
     header = _nrrd(path, fields, end) if kind == "nrrd" else _meta(path, fields, end)
@@ -118,7 +118,7 @@ def check_payload(path: Path, header: TextHeader, max_bytes: int) -> None:
 
 
 def _unpacked_size(path: Path, header: TextHeader) -> tuple[int, bool]:
-    """Bytes that the stream gives (one beyond the promise at most), and whether it ended with its checksum."""
+    """Bytes that the stream gives (hardly more than promised), and whether it ended with its checksum."""
     unpack = zlib.decompressobj(47)  # gzip or zlib, by content
     held = 0
     try:

@@ -1,7 +1,7 @@
 """Volumes, label maps and masks: read from any supported file, written as NIfTI.
 
-The format is told by content. Arrays stay in file order, the affine stays as stored; what is written on a grid that
-came from a NIfTI file carries that file's geometry bit for bit.
+The format is told by content. Arrays stay in file order, the affine stays as stored; what is written on a
+grid that came from a NIfTI file carries that file's geometry bit for bit.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadysam.data import itk, nifti, pictures
+from steadysam.data import itk, pictures
 from steadysam.data.affines import Orientation, choose_slice_axis
-from steadysam.data.nifti import Form
+from steadysam.data.nifti import read_voxels
+from steadysam.data.nifti_header import Form, read_header
 from steadysam.data.nifti_write import write_nifti
 from steadysam.data.sniff import SUFFIXES, case_stem, image_kind
 from steadysam.errors import InputError
@@ -65,8 +66,8 @@ def read_volume(
     kind = image_kind(path)
     header, physical, digest = None, True, ""
     if kind == "nifti":
-        checked = nifti.read_header(path, assume_orientation=assume_orientation, form=form)
-        array = nifti.read_voxels(path, checked, max_bytes)
+        checked = read_header(path, assume_orientation=assume_orientation, form=form)
+        array = read_voxels(path, checked, max_bytes)
         affine, header = checked.affine, checked.fields
     elif kind in ("png", "jpeg"):
         array, affine, physical = pictures.read_picture(path, max_bytes), np.eye(4), False
@@ -92,7 +93,7 @@ def read_grid(
     path = Path(path)
     kind = image_kind(path)
     if kind == "nifti":
-        checked = nifti.read_header(path, assume_orientation=assume_orientation, form=form)
+        checked = read_header(path, assume_orientation=assume_orientation, form=form)
         return _grid(path, checked.shape, checked.affine, slice_axis, checked.fields)
     if kind in ("png", "jpeg"):
         return _grid(path, pictures.picture_shape(path, MAX_BYTES), np.eye(4), 2, None)
@@ -111,8 +112,8 @@ def read_label_map(
     """A label map `(I, J, K)` in the smallest unsigned integer type that holds it, and its grid.
 
     Raises:
-        InputError: `LABEL_NONINTEGER` (as 0.999 or 1.18 from a wrong scaling), `LABEL_VALUES` (negative, NaN),
-            `LABEL_OVERFLOW` (above 65535), `LABEL_LOSSY` (JPEG), and everything `read_volume` raises.
+        InputError: `LABEL_NONINTEGER` (as 0.999 or 1.18 from a wrong scaling), `LABEL_VALUES` (negative,
+            NaN), `LABEL_OVERFLOW` (above 65535), `LABEL_LOSSY` (JPEG), and everything `read_volume` raises.
     """
     path = Path(path)
     if image_kind(path) in ("png", "jpeg"):
@@ -135,7 +136,7 @@ def select_label(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool
 
 
 def write_mask(path: str | Path, mask: Mask) -> None:
-    """Write a mask as NIfTI uint8 (0 and 1) on its grid, atomically, and read it back before it takes its place.
+    """Write a mask as NIfTI uint8 (0 and 1) on its grid, atomically, and check it before it takes its place.
 
     Raises:
         OutputError: `OUTPUT_VERIFY` if the read-back differs; nothing is left behind then.
@@ -161,7 +162,7 @@ def _grid(path: Path, shape: Sequence[int], affine: NDArray[Any], axis: int | No
     if axis not in (0, 1, 2):
         raise InputError("SLICE_AXIS", "no such axis", seen=axis, expected="0, 1 or 2")
     log.info("%s: slices across axis %d (%s)", path, axis, reason)
-    return Grid((shape[0], shape[1], shape[2]), np.asarray(affine, np.float64), axis, header)
+    return Grid((shape[0], shape[1], shape[2]), np.asarray(affine, np.float64) + 0.0, axis, header)  # no -0
 
 
 def _warn_twin(path: Path) -> None:
