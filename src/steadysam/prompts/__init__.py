@@ -1,0 +1,3 @@
+"""Prompts: read, written, checked, simulated, corrupted. A leaf: knows no images on disk, no models, no
+torch.
+"""
