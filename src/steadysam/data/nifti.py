@@ -7,9 +7,7 @@ specification.
 
 from __future__ import annotations
 
-import gzip
 import logging
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.data.nifti_header import NiftiHeader
-from steadysam.data.sniff import is_gzip
+from steadysam.data.streams import is_gzip, unpack
 from steadysam.errors import FileSystemError, InputError, ResourceError
 
 log = logging.getLogger(__name__)
-
-_CHUNK = 1 << 22
 
 
 def read_voxels(path: Path, header: NiftiHeader, max_bytes: int) -> NDArray[Any]:
@@ -123,40 +119,22 @@ def _read_plain(path: Path, header: NiftiHeader) -> NDArray[np.uint8]:
 
 
 def _read_stream(path: Path, header: NiftiHeader) -> NDArray[np.uint8]:
-    """Unpack exactly the promised bytes and read on to the checksum; never more than one byte beyond."""
+    """Unpack the promised bytes and read on to the checksum; a longer stream is stopped at once."""
     raw = np.empty(header.voxel_bytes, np.uint8)
-    filled = 0
-    try:
-        with gzip.open(path) as stream:
-            skipped = len(stream.read(header.offset))
-            while filled < raw.size and (chunk := stream.read(min(_CHUNK, raw.size - filled))):
-                raw[filled : filled + len(chunk)] = np.frombuffer(chunk, np.uint8)
-                filled += len(chunk)
-            if filled < raw.size:
-                raise truncated(path, header.offset + raw.size, skipped + filled)
-            _check_end(stream, path)
-    except EOFError as error:
-        raise InputError(
-            "IMG_GZIP_TRUNCATED", "the gzip stream ends too early", file=path, fix="copy or download it again"
-        ) from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            "IMG_GZIP_CRC", f"the gzip stream is damaged: {error}", file=path, fix="copy or download it again"
-        ) from error
+    position = -header.offset  # in `raw`; negative inside the header
+    for piece in unpack(path):
+        voxels = np.frombuffer(piece, np.uint8)[max(0, -position) :]
+        place = max(0, position)
+        if place + len(voxels) > raw.size:
+            what = "the stream unpacks to more than its header promises"
+            raise InputError(
+                "IMG_GZIP_OVERRUN", what, file=path, expected=f"{header.offset + raw.size} bytes"
+            )
+        raw[place : place + len(voxels)] = voxels
+        position += len(piece)
+    if position < raw.size:
+        raise truncated(path, header.offset + raw.size, header.offset + position)
     return raw
-
-
-def _check_end(stream: gzip.GzipFile, path: Path) -> None:
-    """Read past the voxels: this is what makes gzip compare its checksum and length."""
-    try:
-        more = stream.read(1)
-    except gzip.BadGzipFile as error:
-        if "Not a gzipped file" not in str(error):  # otherwise: whole member, checksum right, junk behind it
-            raise
-        log.warning("IMG_TRAILING_DATA %s: bytes after the gzip stream are ignored", path)
-        return
-    if more:
-        raise InputError("IMG_GZIP_OVERRUN", "the stream unpacks to more than its header promises", file=path)
 
 
 def _scaled(array: NDArray[Any], header: NiftiHeader, path: Path) -> NDArray[Any]:

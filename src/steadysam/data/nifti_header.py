@@ -5,8 +5,6 @@ Fault names: reliability rules N16 to N36 of the specification.
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -15,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.data.affines import Orientation, assumed_affine, check_affine, no_orientation
-from steadysam.data.sniff import is_gzip
+from steadysam.data.streams import first_bytes
 from steadysam.errors import FileSystemError, InputError
 
 Form = Literal["sform", "qform"]
@@ -96,13 +94,7 @@ def read_header(
 def _head_bytes(path: Path) -> bytes:
     """The first 540 bytes, unpacked."""
     try:
-        if is_gzip(path):
-            with gzip.open(path) as stream:
-                return stream.read(540)
-        with open(path, "rb") as handle:
-            return handle.read(540)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError("IMG_GZIP_TRUNCATED", f"the gzip stream breaks: {error}", file=path) from error
+        return first_bytes(path, 540)
     except OSError as error:
         raise FileSystemError("FS_READ", f"cannot read: {error.strerror or error}", file=path) from error
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
 from pathlib import Path
 from typing import Literal
 
+from steadysam.data.streams import first_bytes
 from steadysam.errors import FileSystemError, InputError
 
 Kind = Literal["nifti", "nrrd", "meta", "png", "jpeg"]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
-_GZIP = b"\x1f\x8b"
 _OTHERS = {
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
@@ -26,12 +24,6 @@ _OTHERS = {
     b"\x93NUMPY": "a NumPy array",
 }
 _NIFTI_SIZES = {n.to_bytes(4, order) for n in (348, 540) for order in ("little", "big")}
-
-
-def is_gzip(path: Path) -> bool:
-    """Whether the file starts like a gzip stream."""
-    with open(path, "rb") as handle:
-        return handle.read(2) == _GZIP
 
 
 def case_stem(path: str | Path) -> str:
@@ -52,7 +44,7 @@ def image_kind(path: str | Path) -> Kind:
         FileSystemError: `FS_READ`.
     """
     path = Path(path)
-    start = _first_bytes(path)
+    start = _start(path)
     if not start:
         raise InputError("IMG_EMPTY", "the file has 0 bytes", file=path, fix="copy or download it again")
     if start[:4] in _NIFTI_SIZES:
@@ -68,24 +60,14 @@ def image_kind(path: str | Path) -> Kind:
     raise _not_readable(path, start)
 
 
-def _first_bytes(path: Path) -> bytes:
+def _start(path: Path) -> bytes:
     """Up to 1 KiB of content, unpacked if the file is a gzip stream."""
     if not path.exists():
         raise InputError("FILE_MISSING", "no such file", file=path, fix="check the path")
     if not path.is_file():
         raise InputError("IMG_NOT_A_FILE", "this is not a regular file", file=path, expected="an image file")
     try:
-        if not is_gzip(path):
-            with open(path, "rb") as handle:
-                return handle.read(1024)
-        with gzip.open(path) as stream:
-            return stream.read(1024)
-    except EOFError as error:
-        raise InputError(
-            "IMG_GZIP_TRUNCATED", "the gzip stream ends too early", file=path, fix="copy or download it again"
-        ) from error
-    except (zlib.error, gzip.BadGzipFile) as error:
-        raise InputError("IMG_GZIP_CRC", f"the gzip stream is damaged: {error}", file=path) from error
+        return first_bytes(path, 1024)
     except OSError as error:
         raise FileSystemError("FS_READ", f"cannot read: {error.strerror or error}", file=path) from error
 

@@ -1,0 +1,204 @@
+"""Data set folders: nnU-Net raw and MSD, and what is wrong with bad ones."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from steadysam.data.cases import Dataset, check_pair, check_values, read_dataset, resolve_label
+from steadysam.data.slices import fit_masks, prepare_stack, unfit_masks
+from steadysam.data.volumes import read_grid, read_label_map, read_volume, select_label
+from steadysam.errors import SteadyError
+from steadysam.types import Grid, Preprocess
+
+LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
+
+
+def raw(folder: Path, tr: str = "ABC", ts: str = "D", labels: Any = None, **extra: Any) -> Path:
+    """An nnU-Net folder whose images are empty files: they are listed, not opened."""
+    for part, names in (("Tr", tr), ("Ts", ts)):
+        for kind in ("images", "labels"):
+            (folder / f"{kind}{part}").mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (folder / f"images{part}" / f"{name}_0000.nii.gz").touch()
+            (folder / f"labels{part}" / f"{name}.nii.gz").touch()
+    info = {"labels": labels or LABELS, "file_ending": ".nii.gz", "channel_names": {"0": "MRI"}, **extra}
+    (folder / "dataset.json").write_text(json.dumps(info))
+    return folder
+
+
+def code_of(call: Callable[[], object]) -> str:
+    with pytest.raises(SteadyError) as caught:
+        call()
+    return caught.value.code
+
+
+def test_raw_folder(tmp_path: Path) -> None:
+    (raw(tmp_path, name="hearts", slice_axis=2) / "imagesTr" / "._A_0000.nii.gz").touch()
+    (tmp_path / "imagesTr" / ".DS_Store").touch()
+    (tmp_path / "imagesTr" / "A_0001.nii.gz").touch()
+    dataset = read_dataset(tmp_path)
+    assert [(c.name, c.part) for c in dataset.cases] == [("A", "Tr"), ("B", "Tr"), ("C", "Tr"), ("D", "Ts")]
+    assert dataset.cases[0].label == tmp_path / "labelsTr" / "A.nii.gz"
+    assert dataset.cases[0].patient == "A"
+    assert (dataset.name, dataset.slice_axis) == ("hearts", 2)
+    assert dataset.labels == LABELS
+
+
+def test_other_channel_and_other_label_ending(tmp_path: Path) -> None:
+    raw(tmp_path, tr="", ts="", file_ending=".jpg", label_file_ending=".png")
+    for name in ("x_0000.jpg", "x_0001.jpg"):
+        (tmp_path / "imagesTr" / name).touch()
+    (tmp_path / "labelsTr" / "x.png").touch()
+    (case,) = read_dataset(tmp_path, channel=1).cases
+    assert case.image.name == "x_0001.jpg"
+    assert case.label is not None
+    assert case.label.name == "x.png"
+
+
+def test_unlabelled_test_images_are_allowed(tmp_path: Path) -> None:
+    raw(tmp_path, ts="DE")
+    for name in "DE":
+        (tmp_path / "labelsTs" / f"{name}.nii.gz").unlink()
+    assert [case.label for case in read_dataset(tmp_path).part("Ts")] == [None, None]
+
+
+@pytest.mark.parametrize("gone", ["labelsTr/A.nii.gz", "imagesTr/B_0000.nii.gz", "labelsTs/D.nii.gz"])
+def test_pairs(tmp_path: Path, gone: str) -> None:
+    raw(tmp_path, ts="DE")
+    (tmp_path / gone).unlink()
+    with pytest.raises(SteadyError) as caught:
+        read_dataset(tmp_path)
+    assert caught.value.code == "DATA_PAIRS"
+    assert gone[9] in str(caught.value.seen)
+
+
+def test_folders_that_are_no_data_sets(tmp_path: Path) -> None:
+    assert code_of(lambda: read_dataset(tmp_path)) == "DATA_NO_JSON"
+    raw(tmp_path, tr="", ts="")
+    assert code_of(lambda: read_dataset(tmp_path)) == "DATA_EMPTY"
+    (tmp_path / "dataset.json").write_text('{"labels": {}}')
+    assert code_of(lambda: read_dataset(tmp_path)) == "DATA_JSON"
+    (tmp_path / "dataset.json").write_text('{"labels": ')
+    assert code_of(lambda: read_dataset(tmp_path)) == "JSON_SYNTAX"
+    (tmp_path / "dataset.json").write_text("[]")
+    assert code_of(lambda: read_dataset(tmp_path)) == "DATA_JSON"
+
+
+def test_duplicate_names(tmp_path: Path) -> None:
+    assert code_of(lambda: read_dataset(raw(tmp_path / "a", tr="AB", ts="A"))) == "DATA_DUPLICATE_ID"
+    assert code_of(lambda: read_dataset(raw(tmp_path / "b", tr="Aa"))) == "DATA_DUPLICATE_ID"
+
+
+def test_patients(tmp_path: Path) -> None:
+    raw(tmp_path)
+    (tmp_path / "cases.csv").write_text("case,site\nA,x\n")  # says nothing about patients
+    assert [case.patient for case in read_dataset(tmp_path).cases] == list("ABCD")
+    (tmp_path / "cases.csv").write_text(
+        "case,site,patient\nA,x,p1\nB,x,p1\nC,y,p2\nD,y,p3\n", encoding="utf-8-sig"
+    )
+    assert [case.patient for case in read_dataset(tmp_path).cases] == ["p1", "p1", "p2", "p3"]
+    (tmp_path / "patients.csv").write_text("case,patient\nA,q\nB,r\nC,s\nD,t\n")  # wins
+    assert [case.patient for case in read_dataset(tmp_path).cases] == list("qrst")
+    for wrong in ("case,patient\nA,q\n", "case,patient\nA,q\nA,r\n", "a,b\n1,2\n", "case,patient\nA,\n"):
+        (tmp_path / "patients.csv").write_text(wrong)
+        assert code_of(lambda: read_dataset(tmp_path)) == "DATA_PATIENTS"
+
+
+def test_msd(tmp_path: Path) -> None:
+    for name in ("imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b.nii.gz"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    info: dict[str, Any] = {
+        "name": "Hippocampus",
+        "labels": {"0": "background", "1": "anterior", "2": "posterior"},
+        "training": [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}],
+        "test": ["./imagesTs/b.nii.gz"],
+    }
+    (tmp_path / "dataset.json").write_text(json.dumps(info))
+    dataset = read_dataset(tmp_path)
+    assert [(c.name, c.part, c.label is None) for c in dataset.cases] == [
+        ("a", "Tr", False),
+        ("b", "Ts", True),
+    ]
+    assert dataset.labels == {"background": 0, "anterior": 1, "posterior": 2}
+    assert resolve_label(dataset, "posterior") == (2,)
+    for entry, code in (
+        ({"image": "./imagesTr/none.nii.gz", "label": "./labelsTr/a.nii.gz"}, "DATA_PAIRS"),
+        ({"image": "./imagesTr/a.nii.gz"}, "DATA_PAIRS"),
+        ({"image": "../../a.nii.gz", "label": "./labelsTr/a.nii.gz"}, "DATA_PATH"),
+        ({"label": "x"}, "DATA_JSON"),
+    ):
+        (tmp_path / "dataset.json").write_text(json.dumps({**info, "training": [entry]}))
+        assert code_of(lambda: read_dataset(tmp_path)) == code
+
+
+@pytest.mark.parametrize(
+    "label, values",
+    [("LV", (3,)), ("3", (3,)), ("RV+MYO", (1, 2)), ("LV + 1", (1, 3)), ("all", (1, 2, 3)), ("lv", (3,))],
+)
+def test_label_names(tmp_path: Path, label: str, values: tuple[int, ...]) -> None:
+    assert resolve_label(read_dataset(raw(tmp_path)), label) == values
+
+
+@pytest.mark.parametrize("label", ["LA", "0", "background", "7", "", "RV+", "ignore"])
+def test_unknown_labels_list_what_exists(tmp_path: Path, label: str) -> None:
+    dataset = read_dataset(raw(tmp_path, labels={**LABELS, "ignore": 4}))
+    with pytest.raises(SteadyError, match=r"RV \(1\), MYO \(2\), LV \(3\)") as caught:
+        resolve_label(dataset, label)
+    assert caught.value.code == "LABEL_UNKNOWN"
+
+
+def test_regions(tmp_path: Path) -> None:
+    dataset = read_dataset(raw(tmp_path, labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3]}))
+    assert resolve_label(dataset, "core") == (2, 3)
+    assert resolve_label(dataset, "all") == (1, 2, 3)
+    assert resolve_label(dataset, "1") == (1,)
+
+
+def test_undeclared_values() -> None:
+    dataset = Dataset("x", Path("x"), LABELS, ())
+    check_values(dataset, np.array([0, 1, 3]))
+    with pytest.raises(SteadyError, match="255: 2"):
+        check_values(dataset, np.array([0, 255, 255]))
+
+
+def test_image_and_label_grids() -> None:
+    affine = np.diag([1.0, 1.5, 4, 1])
+    image = Grid((5, 6, 7), affine)
+    check_pair(image, Grid((5, 6, 7), affine + 1e-5))
+    shifted = affine.copy()
+    shifted[0, 3] = 0.5
+    flipped = affine @ np.diag([-1, 1, 1, 1])
+    wrong = (Grid((6, 5, 7), affine), Grid((5, 6, 7), shifted), Grid((5, 6, 7), flipped))
+    for label in wrong:
+        with pytest.raises(SteadyError, match="spacing") as caught:
+            check_pair(image, label)
+        assert caught.value.code == "LABEL_GRID"
+
+
+@pytest.mark.real_data
+def test_real_data_sets(real_data: Path) -> None:
+    """Every data set can be read; its first case becomes a stack and its mask comes back whole."""
+    folders = sorted(path.parent for path in real_data.glob("*/dataset.json"))
+    assert folders
+    for folder in folders:
+        dataset = read_dataset(folder)
+        case = dataset.cases[0]
+        volume = read_volume(case.image, slice_axis=dataset.slice_axis)
+        assert case.label is not None
+        labels, grid = read_label_map(case.label, slice_axis=dataset.slice_axis)
+        check_pair(volume.grid, grid, case.label)
+        check_values(dataset, labels)
+        assert read_grid(case.image, dataset.slice_axis).key() == volume.grid.key()
+        mask = select_label(labels, resolve_label(dataset, "all"))
+        assert mask.any()
+        stack = prepare_stack(volume, Preprocess(size=max(volume.grid.slice_shape), fit="pad"))
+        fitted = fit_masks(mask, volume.grid, stack.frame)
+        assert np.array_equal(unfit_masks(fitted, volume.grid, stack.frame), mask)
+        assert stack.images[fitted.any(axis=(1, 2))].std() > 0.05
