@@ -10,14 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from steadysam.data.sniff import SUFFIXES, case_stem, image_kind
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.files import read_json
+from steadysam.files import read_json, sha256_file
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.metrics import CaseScores, slice_scores, volume_scores
+from steadysam.provenance import mask_hashes, slice_axes
 from steadysam.types import Grid, stack_slices
-
-_PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
-_MASKS = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", *_PICTURES)
 
 
 def evaluate_case(
@@ -67,6 +66,7 @@ class Evaluation:
         missing_labels: predictions without a label.
         failures: case name -> error, for cases that could not be scored.
         record: content of the predictions' `run.json`, {} if there is none.
+        changed: cases whose mask is not the one that `run.json` describes.
     """
 
     cases: tuple[CaseScores, ...]
@@ -74,6 +74,7 @@ class Evaluation:
     missing_labels: tuple[str, ...] = ()
     failures: Mapping[str, SteadyError] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
+    changed: tuple[str, ...] = ()
 
     def problem(self) -> BatchError | None:
         """The error with which a command should end although the other cases are scored, or None.
@@ -114,7 +115,7 @@ def evaluate_folder(
         label_folder: label maps `CASE.nii.gz` and so on.
         label_values: labels whose union is the target; None means every value but 0.
         size: grid of the pixel metrics, see `evaluate_case`.
-        slice_axis: overrides the slice axis of the label's grid.
+        slice_axis: where slices are cut; None takes what `run.json` recorded, else the label's own axis.
         progress: wraps the list of case names, for a progress bar.
 
     Raises:
@@ -131,11 +132,13 @@ def evaluate_folder(
             seen=f"predictions {_listed(sorted(preds))}; labels {_listed(sorted(labels))}",
             fix="file names must match: PRED/CASE.nii.gz and LABELS/CASE.nii.gz",
         )
+    record = read_record(pred_folder)
+    axes = slice_axes(record) if slice_axis is None else dict.fromkeys(common, slice_axis)
     cases: list[CaseScores] = []
     failures: dict[str, SteadyError] = {}
     for name in progress(common):
         try:
-            cases.append(_score(name, preds[name], labels[name], label_values, size, slice_axis))
+            cases.append(_score(name, preds[name], labels[name], label_values, size, axes.get(name)))
         except SteadyError as error:
             failures[name] = error
     return Evaluation(
@@ -143,7 +146,8 @@ def evaluate_folder(
         missing_predictions=tuple(sorted(labels.keys() - preds.keys())),
         missing_labels=tuple(sorted(preds.keys() - labels.keys())),
         failures=failures,
-        record=read_record(pred_folder),
+        record=record,
+        changed=tuple(name for name, sha in mask_hashes(record).items() if _differs(preds.get(name), sha)),
     )
 
 
@@ -185,10 +189,9 @@ def mask_files(folder: Path) -> dict[str, Path]:
         raise InputError("FILE_MISSING", "no such folder", file=folder, fix="check the path")
     found: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        ending = next((ending for ending in _MASKS if path.name.lower().endswith(ending)), None)
-        if ending is None or path.name.startswith("."):
+        if path.name.startswith(".") or not path.name.lower().endswith(SUFFIXES):
             continue
-        name = path.name[: -len(ending)]
+        name = case_stem(path)
         if name in found:
             raise InputError(
                 "EVAL_DUPLICATE",
@@ -208,10 +211,14 @@ def read_record(folder: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _differs(path: Path | None, sha256: str) -> bool:
+    return path is not None and sha256_file(path) != sha256
+
+
 def _score(
     name: str, pred: Path, label: Path, values: Sequence[int] | None, size: int, slice_axis: int | None
 ) -> CaseScores:
-    physical = not label.name.lower().endswith(_PICTURES)
+    physical = image_kind(label) not in ("png", "jpeg")
     pred_mask, true, grid = read_pair(pred, label, values, slice_axis)
     return evaluate_case(pred_mask, true, grid, size, name=name, physical=physical)
 

@@ -28,6 +28,7 @@ PROVENANCE_KEYS = (
     "prompt_source",
     "prompt_set",
     "seed",
+    "training_seed",
     "noise_model",
     "empty_slice_rule",
     "empty_consensus_policy",

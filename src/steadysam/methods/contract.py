@@ -13,7 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
 from steadysam.backbones.backbone import Backbone
@@ -92,6 +92,15 @@ class Samples(Protocol):
         ...
 
 
+class LoraConfig(FrozenConfig):
+    """LoRA on the image encoder (spd.md 2.1)."""
+
+    rank: int = Field(8, ge=1)
+    alpha: int = Field(16, ge=1)
+    dropout: float = Field(0.1, ge=0, lt=1)
+    targets: tuple[str, ...] = ("qkv",)
+
+
 class StageSettings(FrozenConfig):
     """Optimisation of one stage (spd.md 2.1 and 2.3).
 
@@ -99,16 +108,16 @@ class StageSettings(FrozenConfig):
     `patience` epochs; training stops after `early_stop` epochs without improvement. `slices_per_epoch = 0` means all.
     """
 
-    epochs: int = 100
-    batch_size: int = 4
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-5
-    factor: float = 0.5
-    patience: int = 4
-    early_stop: int = 20
-    warmup_steps: int = 0
-    slices_per_epoch: int = 0
-    clip_norm: float = 0.0
+    epochs: int = Field(100, ge=0)
+    batch_size: int = Field(4, ge=1)
+    learning_rate: float = Field(1e-4, gt=0)
+    weight_decay: float = Field(1e-5, ge=0)
+    factor: float = Field(0.5, gt=0, le=1)
+    patience: int = Field(4, ge=0)
+    early_stop: int = Field(20, ge=1)
+    warmup_steps: int = Field(0, ge=0)
+    slices_per_epoch: int = Field(0, ge=0)
+    clip_norm: float = Field(0.0, ge=0)
 
 
 @dataclass(frozen=True)
@@ -117,8 +126,8 @@ class Stage:
 
     Args:
         name: goes into logs and checkpoints.
-        trainable: the modules or parameters (by name prefix) that are trained; everything else is frozen and in
-            eval mode.
+        trainable: patterns (`fnmatch`) of the parameter names that are trained; everything else is frozen. Modules
+            below the fixed head of a pattern are in train mode (dropout acts), all others in eval mode.
         samples: makes the training material from cases; called once for training and once for validation cases.
             Whatever is frozen may be computed here, through the cache.
         losses: (model, batch) -> named terms whose sum is minimised, each a mean over samples.

@@ -1,0 +1,5 @@
+"""`python -m steadysam`."""
+
+from steadysam.cli import main
+
+main()

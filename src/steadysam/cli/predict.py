@@ -1,0 +1,94 @@
+"""`steadysam predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Parameter
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from steadysam.predict import Job
+
+
+def predict(
+    *,
+    input_: Annotated[Path, Parameter(name=["--input", "-i"])],
+    prompts: Path,
+    model: Annotated[Path, Parameter(name=["--model", "-m"])],
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
+    outside: Literal["error", "drop", "clip"] = "error",
+    slice_axis: int | None = None,
+    channel: int = 0,
+    threads: int = 0,
+    cache: str = "auto",
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+) -> None:
+    """Segment an image, or a folder of images, from noisy prompts.
+
+    For every case: CASE.nii.gz (the mask on the image's own grid), CASE.audit.json (what became of every prompt and
+    why) and CASE.audit.mrk.json (the same for 3D Slicer: rejected points unselected, consensus points as a second
+    list). run.json names all inputs, weights and settings by hash. One bad case does not stop the others; the exit
+    code is then 6 and failures.jsonl says why.
+
+    Examples
+    --------
+        steadysam predict -i case.nii.gz --prompts clicks.mrk.json -m runs/lv -o out
+        steadysam predict -i imagesTs --prompts promptsTs -m runs/lv -o out --set tau=0.4 --set empty=empty_mask
+
+    Parameters
+    ----------
+    input_
+        Image file (NIfTI, NRRD, MHA, PNG, JPEG) or folder of them.
+    prompts
+        Prompt file, or folder of prompt files named like the cases.
+    model
+        Run folder written by train.
+    output
+        Folder to write.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    outside
+        What to do with prompts outside the volume.
+    slice_axis
+        Axis across which slices are cut (0, 1, 2); default as in training, else the largest spacing.
+    channel
+        Channel number in the names of a folder's files.
+    threads
+        CPU threads; 0 as torch chooses. The same number gives the same bytes.
+    cache
+        Folder of the embedding cache; auto is in STEADYSAM_HOME, off keeps nothing.
+    settings
+        key=value of the method, acting at inference, such as tau=0.4.
+    """
+    from steadysam.cachefolder import cache_folder
+    from steadysam.config import apply_settings
+    from steadysam.embeddings import EmbeddingCache
+    from steadysam.logs import progress_bar
+    from steadysam.predict import PredictOptions, find_jobs
+    from steadysam.predict import predict as run_prediction
+    from steadysam.runs import load_run
+    from steadysam.train import computing
+
+    overrides: dict[str, Any] = apply_settings({}, settings)
+    run = load_run(model, device, **overrides)
+    axis = slice_axis if slice_axis is not None else run.config.data.slice_axis
+    options = PredictOptions(axis, outside, channel, overrides)
+    compute = run.config.compute.model_copy(update={"device": str(run.device), "threads": threads, "precision": "no"})
+    with computing(compute), progress_bar() as bar:
+        task = bar.add_task("cases", total=None, note="")
+
+        def track(jobs: Iterable[Job]) -> Iterator[Job]:
+            jobs = list(jobs)
+            bar.update(task, total=len(jobs))
+            for job in jobs:
+                bar.update(task, note=job.name)
+                yield job
+                bar.advance(task)
+
+        jobs = find_jobs(input_, prompts, channel)
+        record = run_prediction(run, jobs, output, options, cache=EmbeddingCache(cache_folder(cache)), track=track)
+    Console(stderr=True).print(f"{len(jobs)} case(s) written; record: {record}")

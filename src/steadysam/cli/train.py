@@ -1,0 +1,96 @@
+"""`steadysam train`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from rich.console import Console
+
+
+def train(
+    dataset: Path | None = None,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    method: Annotated[str | None, Parameter(name=["--method"])] = None,
+    label: str | None = None,
+    backbone: str | None = None,
+    prompts: Path | None = None,
+    size: int | None = None,
+    fold: Annotated[int | None, Parameter(name=["--fold", "-f"])] = None,
+    seed: int | None = None,
+    device: Annotated[str | None, Parameter(name=["--device", "-d"])] = None,
+    config: Path | None = None,
+    settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
+    resume: Annotated[bool, Parameter(name=["--continue", "-c"], negative="")] = False,
+) -> None:
+    """Train a method on a data set in nnU-Net v2 raw or MSD layout, and write a run folder.
+
+    The run folder holds the weights, the full configuration, the frozen prompts, versions, hashes and logs.
+
+    Examples
+    --------
+    On a laptop, from scratch, at 128 px, with the paper's noisy prompts simulated from the labels:
+
+        steadysam train Dataset901_ACDC --label LV --backbone sam-tiny --size 128 -o runs/lv
+
+    With your own prompt files (one per case, named like the case) and SAM ViT-B with LoRA at 512 px:
+
+        steadysam models download sam-vit-base
+        steadysam train DATASET --label LV --backbone sam-vit-base --prompts DATASET/promptsTr -o runs/lv
+
+    Other settings by TOML or one by one (see docs/concepts.md), and after an interruption the same command with
+    --continue:
+
+        steadysam train DATASET --config run.toml --set method.tau=0.4 --set method.psc=bi -o runs/lv --continue
+
+    Parameters
+    ----------
+    dataset
+        Data set folder; or `data.dataset` of the configuration.
+    output
+        Run folder to write.
+    method
+        Row of `steadysam info`: spd, sam_tuning.
+    label
+        Target: a name or number of dataset.json, several joined by + (union), or all.
+    backbone
+        Row of `steadysam models list`, a folder, or a .safetensors file.
+    prompts
+        Folder of prompt files. Default: promptsTr of the data set, else simulated.
+    size
+        Side of the model's image in pixels.
+    fold
+        Fold of splits_final.json.
+    seed
+        Seed of order, augmentation and dropout.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    config
+        TOML file; flags win over it.
+    settings
+        section.key=value, any number of times; wins over everything.
+    resume
+        Go on with the run in the output folder.
+    """
+    from steadysam.config import apply_settings, make_config, read_config
+    from steadysam.train import train as run_training
+
+    values = read_config(config) if config else {}
+    flags = {
+        ("data", "dataset"): str(dataset) if dataset else None,
+        ("data", "label"): label,
+        ("data", "fold"): fold,
+        ("method", "name"): method,
+        ("backbone", "name"): backbone,
+        ("prompts", "folder"): str(prompts) if prompts else None,
+        ("preprocess", "size"): size,
+        ("compute", "seed"): seed,
+        ("compute", "device"): device,
+    }
+    for (section, key), value in flags.items():
+        if value is not None:
+            values.setdefault(section, {})[key] = value
+    folder = run_training(make_config(apply_settings(values, settings)), output, resume=resume)
+    Console(stderr=True).print(f"run folder: {folder}")

@@ -1,0 +1,229 @@
+"""A run's configuration: one frozen value, one TOML file; unknown keys are refused with the nearest known one."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError, field_validator
+
+from steadysam.backbones import BACKBONES
+from steadysam.errors import ConfigError, InputError
+from steadysam.methods import METHODS
+from steadysam.methods.contract import FrozenConfig
+
+
+class DataConfig(FrozenConfig):
+    """Which cases and which structure.
+
+    Args:
+        dataset: folder in nnU-Net v2 raw or MSD layout.
+        label: one name or number of `dataset.json`, several joined by `+` (their union), or `all`.
+        channel: channel number of multi-channel images.
+        slice_axis: 0, 1, 2; without it the largest spacing decides.
+        fold: fold of `splits_final.json`.
+        split_seed, fractions: for the split by patient where the data set brings none.
+        train_patients: use only the first so many training patients (0 = all), in the split's order.
+    """
+
+    dataset: str
+    label: str = "all"
+    channel: int = Field(0, ge=0)
+    slice_axis: Literal[0, 1, 2] | None = None
+    fold: int | None = None
+    split_seed: int = 0
+    fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
+    train_patients: int = Field(0, ge=0)
+
+
+class PromptConfig(FrozenConfig):
+    """Where the noisy prompts come from.
+
+    Args:
+        folder: prompt files named by case; without it `promptsTr` of the data set, else the simulator.
+        simulator, seed, options: a row of `SIMULATORS`, drawn once and frozen in the run folder.
+        outside: what to do with points outside the volume.
+    """
+
+    folder: str | None = None
+    simulator: str = "paper"
+    seed: int = 0
+    options: dict[str, Any] = {}
+    outside: Literal["error", "drop", "clip"] = "error"
+
+
+class PreprocessConfig(FrozenConfig):
+    """How slices become model inputs; see `steadysam.types.Preprocess`."""
+
+    size: int = Field(512, ge=16)
+    fit: Literal["stretch", "pad"] = "stretch"
+    window: str = "percentile"
+    norm: Literal["spd", "sam", "medsam"] = "spd"
+
+
+class BackboneConfig(FrozenConfig):
+    """A row of `steadysam models list`, a folder or a `.safetensors` file; `seed` draws weights from scratch."""
+
+    name: str = "sam-tiny"
+    seed: int = 0
+
+
+class ComputeConfig(FrozenConfig):
+    """How to compute.
+
+    Args:
+        seed: order of samples, augmentation, dropout, redrawn prompts.
+        device: `auto`, `cpu`, `cuda`, `cuda:N`, `mps`.
+        precision: `no` (float32), `bf16` or `fp16` (mixed, CUDA).
+        threads: CPU threads (0 = as torch chooses); results are the same bytes for the same number.
+        matmul: `highest`, or `high` for TF32 on CUDA (torch's float32 matmul setting).
+        cache: folder of the embedding cache; `auto` is `cache/` in STEADYSAM_HOME, `off` keeps it in memory.
+    """
+
+    seed: int = 0
+    device: str = "auto"
+    precision: Literal["no", "bf16", "fp16"] = "no"
+    threads: int = Field(0, ge=0)
+    matmul: Literal["highest", "high"] = "highest"
+    cache: str = "auto"
+
+
+class StartConfig(FrozenConfig):
+    """Start from another run's weights; the stages named in `skip` are taken from it as they are."""
+
+    run: str | None = None
+    skip: tuple[str, ...] = ()
+
+
+class RunConfig(FrozenConfig):
+    """Everything that decides a run. `method` is a table: its `name`, and the settings of that method."""
+
+    data: DataConfig
+    prompts: PromptConfig = PromptConfig()
+    preprocess: PreprocessConfig = PreprocessConfig()
+    backbone: BackboneConfig = BackboneConfig()
+    method: dict[str, Any] = {"name": "spd"}
+    compute: ComputeConfig = ComputeConfig()
+    start: StartConfig = StartConfig()
+
+    @field_validator("method")
+    @classmethod
+    def _known_method(cls, value: dict[str, Any]) -> dict[str, Any]:
+        name = value.get("name", "spd")
+        if name not in METHODS:
+            raise ValueError(f"unknown method {name!r}; there are: {', '.join(METHODS)}")
+        return {**value, "name": name}
+
+    @property
+    def method_name(self) -> str:
+        """A key of `METHODS`."""
+        return self.method["name"]
+
+    def method_config(self) -> FrozenConfig:
+        """The method's own frozen settings."""
+        settings = {key: value for key, value in self.method.items() if key != "name"}
+        return METHODS[self.method_name].Config(**settings)
+
+
+def make_config(values: Mapping[str, Any]) -> RunConfig:
+    """Validate nested values; a from-scratch backbone is adapted in full unless the values say otherwise.
+
+    Raises:
+        ConfigError: `CONFIG_UNKNOWN_KEY` (with the nearest known key) or `CONFIG_VALUE`.
+    """
+    try:
+        config = RunConfig.model_validate(values)
+        name = config.backbone.name
+        fields = METHODS[config.method_name].Config.model_fields
+        if "adapt" in fields and "adapt" not in config.method and name in BACKBONES:
+            adapt = "full" if BACKBONES[name].from_scratch else "lora"
+            config = config.model_copy(update={"method": {**config.method, "adapt": adapt}})
+        settings = config.method_config()
+    except ValidationError as error:
+        raise _config_error(error, values) from error
+    full = {"name": config.method_name, **settings.model_dump(mode="json")}
+    return config.model_copy(update={"method": full})
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The values of a TOML file, not yet validated.
+
+    Raises:
+        InputError: `FILE_MISSING`. ConfigError: `CONFIG_SYNTAX`.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("FILE_MISSING", "no such configuration file", file=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("CONFIG_SYNTAX", f"not valid TOML: {error}", file=path) from error
+
+
+def apply_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Put `section.key=value` settings into nested values; a value is TOML, or a plain string if it is not.
+
+    Raises:
+        ConfigError: `CONFIG_SYNTAX` for a setting without `=`.
+    """
+    result = json.loads(json.dumps(values))
+    for setting in settings:
+        path, equals, text = setting.partition("=")
+        if not equals or not path.strip():
+            raise ConfigError("CONFIG_SYNTAX", "a setting is section.key=value", seen=setting)
+        try:
+            value = tomllib.loads(f"value = {text}")["value"]
+        except tomllib.TOMLDecodeError:
+            value = text
+        *parents, key = path.strip().split(".")
+        table = result
+        for parent in parents:
+            table = table.setdefault(parent, {})
+            if not isinstance(table, dict):
+                raise ConfigError("CONFIG_UNKNOWN_KEY", f"{parent!r} is a value, not a table", seen=setting)
+        table[key] = value
+    return result
+
+
+def to_toml(values: Mapping[str, Any], prefix: str = "") -> str:
+    """TOML of nested tables of JSON values; `None` is left out, as TOML has no such value."""
+    lines = [f"{key} = {_toml(v)}" for key, v in values.items() if v is not None and not isinstance(v, Mapping)]
+    for key, table in values.items():
+        if isinstance(table, Mapping):
+            lines.append(f"\n[{prefix}{key}]")
+            lines.append(to_toml(table, f"{prefix}{key}.").rstrip("\n"))
+    return "\n".join(lines) + "\n"
+
+
+def _toml(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(_toml(v) for v in value) + "]"
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _config_error(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
+    first = error.errors()[0]
+    place = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(first["loc"][:-1], values)
+        near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
+        return ConfigError("CONFIG_UNKNOWN_KEY", f"there is no setting {place!r}", fix=hint)
+    if first["type"] == "missing":
+        return ConfigError("CONFIG_MISSING", f"setting {place!r} is needed")
+    return ConfigError("CONFIG_VALUE", f"setting {place!r}: {first['msg']}", seen=repr(first.get("input")))
+
+
+def _known_keys(path: Sequence[Any], values: Mapping[str, Any]) -> list[str]:
+    name = values.get("method", {}).get("name", "spd") if isinstance(values.get("method"), Mapping) else "spd"
+    for root in (RunConfig, METHODS[name].Config if name in METHODS else RunConfig):
+        model: Any = root
+        for part in path:
+            field = getattr(model, "model_fields", {}).get(part)
+            model = field.annotation if field else None
+        if hasattr(model, "model_fields") and (path or root is not RunConfig or name not in METHODS):
+            return sorted(model.model_fields)
+    return sorted(RunConfig.model_fields)

@@ -1,0 +1,11 @@
+"""The table of methods. The command line, `info` and the contract tests follow from it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+
+from steadysam.methods import sam_tuning, spd
+from steadysam.methods.contract import Method
+
+METHODS: Mapping[str, Method] = MappingProxyType({"spd": spd, "sam_tuning": sam_tuning})

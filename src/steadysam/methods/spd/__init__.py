@@ -1,0 +1,90 @@
+"""SPD: saliency-guided prompt distillation (Kang et al., arXiv 2604.23314).
+
+Stage 1 (`saliency`) trains LoRA on the encoder and a saliency head. Contextual prompt distillation (`distill`) then
+checks every prompt against the saliency of its own and the neighbouring slices. Stage 2 (`decoder`) trains the mask
+decoder alone on the consensus, with pairwise slice consistency.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+from torch import nn
+
+from steadysam.backbones.backbone import Backbone
+from steadysam.backbones.lora import inject_lora
+from steadysam.embeddings import EmbeddingCache
+from steadysam.methods.contract import Stage
+from steadysam.methods.samples import AugmentedSlices
+from steadysam.methods.slicewise import decode_stack, encode_stack, encoder_key
+from steadysam.methods.spd.config import Config
+from steadysam.methods.spd.saliency import SaliencyHead, Spd, saliency_maps
+from steadysam.methods.spd.stages import (
+    ConsistencySamples,
+    choose_points,
+    decoder_losses,
+    saliency_losses,
+)
+from steadysam.types import Segmentation, SlicePoints, SliceStack
+
+__all__ = ["Config", "build", "segment", "stages"]
+
+
+def build(config: Config, backbone: Backbone) -> Spd:
+    """SPD on `backbone`; with `adapt = lora` the encoder gets adapters that start as the identity."""
+    if config.adapt == "lora":
+        lora = config.lora
+        inject_lora(backbone, r=lora.rank, alpha=lora.alpha, dropout=lora.dropout, targets=lora.targets)
+    head = SaliencyHead(
+        backbone.embedding_channels,
+        backbone.embedding_size,
+        backbone.image_size,
+        config.saliency_bias,
+        config.saliency_temperature,
+    )
+    return Spd(backbone, head)
+
+
+def stages(config: Config) -> tuple[Stage, ...]:
+    """Stage 1 trains {encoder LoRA, saliency head}; stage 2 trains {mask decoder} with all else frozen."""
+    encoder = "backbone.image_encoder.*lora_*" if config.adapt == "lora" else "backbone.image_encoder.*"
+    return (
+        Stage(
+            name="saliency",
+            trainable=("saliency_head.*", encoder),
+            samples=lambda model, cases, cache: AugmentedSlices(cases, config.augment, prompted=False),
+            losses=lambda model, batch: saliency_losses(cast(Spd, model), batch, config),
+            settings=config.stage1,
+        ),
+        Stage(
+            name="decoder",
+            trainable=("backbone.mask_decoder.*",),
+            samples=lambda model, cases, cache: ConsistencySamples(cast(Spd, model), cases, cache, config),
+            losses=lambda model, batch: decoder_losses(cast(Spd, model), batch, config),
+            settings=config.stage2,
+        ),
+    )
+
+
+def segment(
+    model: nn.Module, config: Config, stack: SliceStack, points: Sequence[SlicePoints], cache: EmbeddingCache
+) -> Segmentation:
+    """Encode, saliency, distil, decode; see `Segmentation`. Points are in model pixels, one entry per slice."""
+    spd = cast(Spd, model)
+    embeddings = encode_stack(spd.sam, stack, cache, encoder_key(spd.sam))
+    saliency = saliency_maps(spd.saliency_head, embeddings).numpy()
+    if config.output == "saliency":
+        return Segmentation(saliency, saliency, notes={"output": "saliency"})
+    chosen = choose_points(points, saliency, config)
+    probability = decode_stack(spd.sam, embeddings, chosen.points)
+    if config.empty == "empty_mask":
+        probability[list(chosen.empty_slices)] = 0.0
+    notes = {
+        "prompts": config.prompts,
+        "raw_points": sum(map(len, points)),
+        "decoder_points": sum(map(len, chosen.points)),
+        "empty_consensus_slices": list(chosen.empty_slices),
+        "empty_policy": config.empty,
+    }
+    return Segmentation(probability, saliency, chosen.points, chosen.decisions, notes)

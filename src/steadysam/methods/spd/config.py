@@ -1,0 +1,51 @@
+"""Every switch of SPD."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from steadysam.augment import AugmentConfig
+from steadysam.methods.contract import FrozenConfig, LoraConfig, StageSettings
+from steadysam.methods.spd.distill import EmptyPolicy, Rule, Sampling
+
+PromptChoice = Literal["consensus", "raw", "neighbours"]
+
+
+class Config(FrozenConfig):
+    """Every switch of SPD; the defaults are the paper's, or spd.md's where the paper is silent.
+
+    `prompts` chooses what the decoder is given: `consensus` (CPD; `n = 0` is "local only"), `raw` (no filter),
+    `neighbours` (own and neighbours' points, unfiltered). `output = saliency` returns the stage-1 head's map.
+    """
+
+    adapt: Literal["lora", "full"] = "lora"
+    lora: LoraConfig = LoraConfig()
+    saliency_bias: float = 0.0
+    saliency_temperature: float = Field(1.0, gt=0)
+    prompts: PromptChoice = "consensus"
+    tau: float = Field(0.5, ge=0, le=1)
+    n: int = Field(2, ge=0)
+    sampling: Sampling = "nearest"
+    top: int = Field(0, ge=0)
+    empty: EmptyPolicy = "no_prompt"
+    redraw: bool = False
+    psc: Literal["none", "prev", "next", "bi"] = "next"
+    psc_weight: float = Field(0.1, ge=0)
+    psc_squared: bool = False
+    psc_skip_empty: bool = False
+    dice_weight: float = Field(0.7, ge=0)
+    focal_weight: float = Field(0.3, ge=0)
+    focal_gamma: float = Field(2.0, ge=0)
+    dice_eps: float = Field(1e-6, gt=0)
+    variants: int = Field(1, ge=1)
+    output: Literal["mask", "saliency"] = "mask"
+    augment: AugmentConfig = AugmentConfig()
+    stage1: StageSettings = StageSettings()
+    stage2: StageSettings = StageSettings()
+
+    @property
+    def rule(self) -> Rule:
+        """The part that distillation needs."""
+        return Rule(self.tau, self.n, self.sampling, self.top, self.empty)

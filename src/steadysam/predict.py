@@ -1,0 +1,174 @@
+"""Segment files or folders of files with a trained run, with audit and provenance; one bad case stops no other."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from steadysam.audit import write_audit
+from steadysam.data.cases import image_cases
+from steadysam.data.volumes import read_volume, write_mask
+from steadysam.embeddings import EmbeddingCache
+from steadysam.errors import BatchError, InputError, SteadyError
+from steadysam.files import content_key, sha256_file, sweep_temporaries, write_json, write_text
+from steadysam.geometry import Outside, describe_grid
+from steadysam.prompts.files import read_prompts
+from steadysam.prompts.sets import find_prompt_file
+from steadysam.runs import Run, versions
+from steadysam.segment import segment
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One case to segment: files in, name of the outputs."""
+
+    name: str
+    image: Path
+    prompts: Path | None
+
+
+@dataclass(frozen=True)
+class PredictOptions:
+    """How to predict.
+
+    Args:
+        slice_axis: as in `read_volume`; None lets the spacing decide.
+        outside: what to do with prompts outside the volume.
+        channel: channel number in nnU-Net file names of a folder.
+        settings: settings of the method that differ from the run's, for the record.
+    """
+
+    slice_axis: int | None = None
+    outside: Outside = "error"
+    channel: int = 0
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+def find_jobs(image: str | Path, prompts: str | Path, channel: int = 0) -> list[Job]:
+    """Pair images and prompt files: a file with a file, or the cases of a folder with a folder of prompt files.
+
+    A case without a prompt file is a job with `prompts=None`, which fails alone.
+
+    Raises:
+        InputError: `FILE_MISSING`, `DATA_EMPTY`, `PROMPT_CASE_UNKNOWN` (a folder of images needs a folder of prompts).
+    """
+    image, prompts = Path(image), Path(prompts)
+    for path in (image, prompts):
+        if not path.exists():
+            raise InputError("FILE_MISSING", "no such file or folder", file=path, fix="check the path")
+    cases = image_cases(image, channel)
+    if image.is_dir() and not prompts.is_dir():
+        raise InputError(
+            "PROMPT_CASE_UNKNOWN",
+            "a folder of images needs a folder of prompt files named like the cases",
+            file=prompts,
+            fix="pass the folder with --prompts",
+        )
+    return [
+        Job(name, path, find_prompt_file(prompts, name) if prompts.is_dir() else prompts) for name, path in cases
+    ]
+
+
+def predict(
+    run: Run,
+    jobs: list[Job],
+    output: str | Path,
+    options: PredictOptions = PredictOptions(),
+    *,
+    cache: EmbeddingCache | None = None,
+    track: Callable[[Iterable[Job]], Iterable[Job]] = iter,
+) -> Path:
+    """Write `CASE.nii.gz`, `CASE.audit.json` and `CASE.audit.mrk.json` for every job, and one `run.json`.
+
+    Returns:
+        The path of `run.json`.
+
+    Raises:
+        BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
+            job raises its own error.
+    """
+    output = Path(output)
+    sweep_temporaries(output)
+    started = time.monotonic()
+    cases, failures = [], []
+    for job in track(jobs):
+        try:
+            cases.append(_predict_case(run, job, output, options, cache))
+        except SteadyError as error:
+            if len(jobs) == 1:
+                raise
+            failures.append({"case": job.name, **error.to_dict()})
+            logger.error("%s: %s", job.name, error)
+    record = {
+        "steadysam": versions(),
+        "method": run.config.method_name,
+        "run": {"name": run.folder.name, "weights_sha256": run.record["weights_sha256"]},
+        "config": run.config.model_dump(mode="json"),
+        "overrides": options.settings,
+        "prompt_sources": sorted({source for case in cases for source in case["prompts"]["sources"]}),
+        "prompt_set_hash": _set_hash(cases),
+        "cases": cases,
+        "failures": failures,
+        "seconds": round(time.monotonic() - started, 3),
+    }
+    path = write_json(output / "run.json", record)
+    if failures:
+        text = "".join(f"{_json_line(failure)}\n" for failure in failures)
+        write_text(output / "failures.jsonl", text)
+        raise BatchError(
+            "BATCH_FAILED",
+            f"{len(failures)} of {len(jobs)} cases failed; the others are written",
+            file=output / "failures.jsonl",
+            seen=", ".join(failure["case"] for failure in failures[:5]),
+        )
+    (output / "failures.jsonl").unlink(missing_ok=True)
+    return path
+
+
+def _predict_case(
+    run: Run, job: Job, output: Path, options: PredictOptions, cache: EmbeddingCache | None
+) -> dict[str, Any]:
+    if job.prompts is None:
+        raise InputError("PROMPT_CASE_MISSING", f"no prompt file for case {job.name}", file=job.image)
+    clock = [time.monotonic()]
+    volume = read_volume(job.image, slice_axis=options.slice_axis)
+    prompts = read_prompts(job.prompts, volume.grid)
+    clock.append(time.monotonic())
+    result = segment(run, volume, prompts, cache=cache, outside=options.outside)
+    clock.append(time.monotonic())
+    mask_path = output / f"{job.name}.nii.gz"
+    write_mask(mask_path, result.mask)
+    meta = {"method": run.config.method_name, "weights_sha256": run.record["weights_sha256"]}
+    write_audit(output, job.name, prompts, result, meta)
+    clock.append(time.monotonic())
+    read, network, written = (round(b - a, 3) for a, b in zip(clock, clock[1:], strict=False))
+    return {
+        "case": job.name,
+        "image": {"file": job.image.name, "sha256": volume.sha256, "grid": describe_grid(volume.grid)},
+        "slice_axis": volume.grid.slice_axis,
+        "prompts": {
+            "file": job.prompts.name,
+            "file_sha256": sha256_file(job.prompts),
+            "hash": prompts.key(),
+            "sources": list(prompts.sources),
+            "history": [dict(step) for step in prompts.history],
+        },
+        "mask_sha256": sha256_file(mask_path),
+        "notes": result.notes,
+        "seconds": {"read": read, "segment": network, "write": written},
+    }
+
+
+def _set_hash(cases: list[dict[str, Any]]) -> str:
+    return content_key(sorted([case["case"], case["prompts"]["hash"]] for case in cases))
+
+
+def _json_line(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

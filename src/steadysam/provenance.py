@@ -1,0 +1,126 @@
+"""What a table must say about predictions, taken from the `run.json` that predict writes beside its masks.
+
+Read leniently: predictions of other tools have no record, or one of another shape; what is not found is None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from steadysam.summary import PROVENANCE_KEYS
+
+_NOISE_NAMES = ("simulator", "corruption", "step", "kind", "name")
+
+
+def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The facts under `PROVENANCE_KEYS` (spd.md 8, check 21) of one set of predictions.
+
+    Args:
+        record: content of `run.json`: `method`, `config`, `prompt_set_hash`, `prompt_sources`, and `prompts`
+            with `hash`, `sources` and `history`, per case under `cases` or once for all.
+
+    Returns:
+        Every key of `PROVENANCE_KEYS`; text or number, or None where the record says nothing.
+    """
+    prompts = list(_prompt_records(record))
+    history = [step for entry in prompts for step in entry.get("history") or () if isinstance(step, Mapping)]
+    config = _first_mapping(record, "config")
+    found = {
+        "method": record.get("method"),
+        "prompt_source": _join(record.get("prompt_sources"))
+        or _join(sorted({str(s) for entry in prompts for s in entry.get("sources") or ()})),
+        "prompt_set": record.get("prompt_set_hash")
+        or _join(_distinct(entry.get("hash") for entry in prompts)),
+        "seed": _join(_distinct(value for step in history for value in _values(step, "seed"))),
+        "training_seed": _first(_first_mapping(config, "compute"), "seed"),
+        "noise_model": _join(_distinct(_noise(step) for step in history)),
+        "empty_slice_rule": _join(_distinct(v for step in history for v in _values(step, "empty_rule"))),
+        "empty_consensus_policy": _first(record.get("overrides"), "empty")
+        or _first(config, "empty_consensus", "empty_policy", "empty"),
+        "split": _first(record, "split_id", "split") or _split(_first_mapping(config, "data")),
+    }
+    return {key: found[key] for key in PROVENANCE_KEYS}
+
+
+def slice_axes(record: Mapping[str, Any]) -> dict[str, int]:
+    """Case name -> the slice axis with which predict cut it, where the record says so."""
+    return {
+        case["case"]: case["slice_axis"]
+        for case in _cases(record)
+        if isinstance(case.get("case"), str) and case.get("slice_axis") in (0, 1, 2)
+    }
+
+
+def target_label(record: Mapping[str, Any]) -> str | None:
+    """The structure that was trained for (`data.label` of the configuration), where the record says so."""
+    label = _first_mapping(_first_mapping(record, "config"), "data").get("label")
+    return label if isinstance(label, str) else None
+
+
+def mask_hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    """Case name -> SHA-256 of the mask file that predict wrote, where the record says so."""
+    return {
+        case["case"]: case["mask_sha256"]
+        for case in _cases(record)
+        if isinstance(case.get("case"), str) and isinstance(case.get("mask_sha256"), str)
+    }
+
+
+def _cases(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    cases = record.get("cases")
+    for case in cases if isinstance(cases, list) else ():
+        if isinstance(case, Mapping):
+            yield case
+
+
+def _prompt_records(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    for holder in (record, *_cases(record)):
+        if isinstance(holder.get("prompts"), Mapping):
+            yield holder["prompts"]
+
+
+def _noise(step: Mapping[str, Any]) -> str | None:
+    """`paper`, `jitter 0.5` and so on: which simulator or corruption a step was, with its severity."""
+    name = next((str(step[key]) for key in _NOISE_NAMES if step.get(key)), None)
+    severity = step.get("severity")
+    return name if name is None or severity is None else f"{name} {severity:g}"
+
+
+def _split(data: Mapping[str, Any]) -> str | None:
+    words = {"fold": data.get("fold"), "split seed": data.get("split_seed")}
+    return ", ".join(f"{word} {value}" for word, value in words.items() if value is not None) or None
+
+
+def _first_mapping(value: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+    inner = value.get(key)
+    return inner if isinstance(inner, Mapping) else {}
+
+
+def _values(value: Any, *keys: str) -> Iterator[Any]:
+    """Every plain value stored under one of `keys`, at any depth, in order."""
+    if isinstance(value, Mapping):
+        for key, inner in value.items():
+            if key in keys and isinstance(inner, (str, int, float)):
+                yield inner
+            else:
+                yield from _values(inner, *keys)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _values(inner, *keys)
+
+
+def _first(value: Any, *keys: str) -> Any:
+    return next((inner for key in keys for inner in _values(value, key)), None)
+
+
+def _distinct(values: Any) -> list[str]:
+    return list(dict.fromkeys(str(value) for value in values if value is not None))
+
+
+def _join(values: Any) -> str | None:
+    """One text for several values; a long list is shortened, with its length."""
+    names = [str(value) for value in values] if isinstance(values, (list, tuple)) else []
+    if not names:
+        return None
+    return " + ".join(names) if len(names) <= 4 else f"{' + '.join(names[:2])} + {len(names) - 2} more"

@@ -1,0 +1,179 @@
+"""A run folder: everything needed to use a trained model again, and to say where it came from.
+
+    RUN/config.toml        the full configuration
+    RUN/run.json           versions, split, hashes of data and prompts, stages, hash of the weights
+    RUN/weights.safetensors
+    RUN/prompts/           the frozen prompt sets it was trained with
+    RUN/logs/              CSV and TensorBoard
+    RUN/checkpoints/       for `--continue`
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from steadysam.backbones import build_backbone
+from steadysam.backbones.lora import merge_lora
+from steadysam.backbones.checkpoints import read_safetensors
+from steadysam.checkpoints import load_into
+from steadysam.config import RunConfig, make_config, read_config
+from steadysam.errors import CheckpointError, ResourceError, SteadyError
+from steadysam.files import read_json, sha256_file
+from steadysam.methods import METHODS
+from steadysam.methods.contract import FrozenConfig, Method
+from steadysam.types import Preprocess
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A trained model, ready to segment.
+
+    Args:
+        folder: where it was loaded from.
+        config, settings: the run's configuration and its method's settings.
+        method: the method's module.
+        model: on `device`, in eval mode, LoRA merged.
+        record: the content of `run.json`.
+    """
+
+    folder: Path
+    config: RunConfig
+    settings: FrozenConfig
+    method: Method
+    model: nn.Module
+    record: Mapping[str, Any]
+    device: torch.device
+
+    @property
+    def preprocess(self) -> Preprocess:
+        """How slices become inputs of this model."""
+        return Preprocess(**self.config.preprocess.model_dump())
+
+
+def build_model(config: RunConfig) -> tuple[nn.Module, FrozenConfig]:
+    """The network of a run before training: backbone weights loaded (or drawn from its seed), the rest drawn."""
+    settings = config.method_config()
+    backbone = build_backbone(config.backbone.name, config.preprocess.size, seed=config.backbone.seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.compute.seed)
+        model = METHODS[config.method_name].build(settings, backbone)
+    return model, settings
+
+
+def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
+    """Load a trained run for inference.
+
+    Args:
+        folder: a run folder.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
+        overrides: settings of the method that only act at inference, such as `tau=0.3` or `empty="empty_mask"`.
+
+    Raises:
+        CheckpointError: `RUN_MISSING`, `RUN_UNFINISHED`, `RUN_VERSION`, `CKPT_HASH`, `CKPT_SHAPE` and those of
+            `read_safetensors`.
+    """
+    folder = Path(folder)
+    record, config = read_record(folder), _read_run_config(folder)
+    weights = folder / "weights.safetensors"
+    if record.get("status") != "finished":
+        raise CheckpointError(
+            "RUN_UNFINISHED",
+            "this run has not finished training",
+            file=folder,
+            seen=record.get("status"),
+            fix="finish it with `steadysam train … --continue`",
+        )
+    tensors = read_safetensors(weights)
+    if sha256_file(weights) != record.get("weights_sha256"):
+        raise CheckpointError(
+            "CKPT_HASH",
+            "the weights are not those that this run wrote",
+            file=weights,
+            expected=record.get("weights_sha256"),
+            fix="copy the run folder again, or train again",
+        )
+    if overrides:
+        values = config.model_dump(mode="json")
+        config = make_config({**values, "method": {**values["method"], **overrides}})
+    model, settings = empty_model(config)
+    load_into(model, tensors, file=weights)
+    target = choose_device(device)
+    _merge(model)
+    model.to(target).eval().requires_grad_(False)
+    return Run(folder, config, settings, METHODS[config.method_name], model, record, target)
+
+
+def empty_model(config: RunConfig) -> tuple[nn.Module, FrozenConfig]:
+    """The network of a run whose weights are about to be loaded: needs no backbone weights."""
+    settings = config.method_config()
+    backbone = build_backbone(config.backbone.name, config.preprocess.size, seed=config.backbone.seed, weights=False)
+    return METHODS[config.method_name].build(settings, backbone), settings
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """`run.json` of a run folder.
+
+    Raises:
+        CheckpointError: `RUN_MISSING`, `RUN_VERSION`.
+    """
+    path = Path(folder) / "run.json"
+    if not path.is_file():
+        raise CheckpointError(
+            "RUN_MISSING", "no run.json: this is not a run folder", file=folder, fix="name a folder made by train"
+        )
+    try:
+        record = read_json(path)
+    except SteadyError as error:
+        raise CheckpointError("RUN_MISSING", f"run.json cannot be read: {error.what}", file=path) from error
+    if record.get("format") != FORMAT:
+        raise CheckpointError(
+            "RUN_VERSION", "the run was written in another format", file=path, seen=record.get("format"), expected=FORMAT
+        )
+    return record
+
+
+def choose_device(name: str) -> torch.device:
+    """`auto` takes CUDA where there is one, else the CPU.
+
+    Raises:
+        ResourceError: `DEVICE_UNAVAILABLE`; never a silent fall-back.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ResourceError(
+            "DEVICE_UNAVAILABLE", f"device {name!r} cannot be used here", fix="use --device cpu"
+        ) from error
+    return device
+
+
+def versions() -> dict[str, str]:
+    """Versions of the package, Python and the libraries that decide numbers."""
+    names = ("steadysam", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "nibabel")
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
+
+
+def _merge(model: nn.Module) -> None:
+    backbone = getattr(model, "backbone", None)
+    if backbone is not None:
+        merge_lora(backbone)
+
+
+def _read_run_config(folder: Path) -> RunConfig:
+    try:
+        return make_config(read_config(folder / "config.toml"))
+    except SteadyError as error:
+        raise CheckpointError("RUN_CONFIG", f"config.toml cannot be used: {error.what}", file=folder) from error

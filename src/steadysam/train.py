@@ -1,0 +1,192 @@
+"""Train a method: configuration in, run folder out."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs
+from torch import nn
+
+from steadysam.backbones.checkpoints import read_safetensors
+from steadysam.cachefolder import cache_folder
+from steadysam.checkpoints import load_into, save_tensors
+from steadysam.config import ComputeConfig, RunConfig, to_toml
+from steadysam.embeddings import EmbeddingCache
+from steadysam.errors import CheckpointError, ConfigError, FileSystemError
+from steadysam.files import read_json, sweep_temporaries, write_json, write_text
+from steadysam.logs import progress_bar
+from steadysam.loop import select_trainable, train_stage
+from steadysam.methods import METHODS
+from steadysam.methods.contract import Stage
+from steadysam.runs import FORMAT, build_model, choose_device, read_record, versions
+from steadysam.training_data import TrainingData, load_training_data
+
+logger = logging.getLogger(__name__)
+
+
+def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Path:
+    """Train `config.method` and write a run folder; returns the folder.
+
+    Args:
+        config: see `RunConfig`; made by `make_config`.
+        folder: a new folder, or with `resume` one in which the same configuration was started before.
+        resume: go on from the newest intact checkpoint.
+
+    Raises:
+        FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`. Those of `load_training_data` and of the
+        loop; a failed run can be resumed.
+    """
+    folder = Path(folder)
+    with computing(config.compute) as accelerator:
+        if accelerator.is_main_process:
+            _open_folder(config, folder, resume)
+        accelerator.wait_for_everyone()
+        record = read_json(folder / "run.json")
+        if record["status"] == "finished":
+            logger.info("%s is finished; nothing to do", folder)
+            return folder
+        data = _load_data(config, folder, accelerator)
+        model, settings = build_model(config)
+        stages = METHODS[config.method_name].stages(settings)
+        cache = EmbeddingCache(cache_folder(config.compute.cache))
+        _start_from(config, model, stages)
+        for stage in stages:
+            if stage.name not in config.start.skip:
+                _run_stage(config, folder, model, stage, data, cache, accelerator)
+        if accelerator.is_main_process:
+            _finish(folder, record, model, data)
+        accelerator.wait_for_everyone()
+    return folder
+
+
+@contextmanager
+def computing(compute: ComputeConfig) -> Iterator[Accelerator]:
+    """Threads, determinism and matmul setting for the block, and the engine; global settings are put back."""
+    threads, matmul = torch.get_num_threads(), torch.get_float32_matmul_precision()
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if compute.threads:
+        torch.set_num_threads(compute.threads)
+    torch.set_float32_matmul_precision(compute.matmul)
+    device = choose_device(compute.device)
+    torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield Accelerator(
+                cpu=device.type == "cpu",
+                mixed_precision=compute.precision,
+                kwargs_handlers=[DistributedDataParallelKwargs(find_unused_parameters=True)],
+            )
+    finally:
+        torch.set_num_threads(threads)
+        torch.set_float32_matmul_precision(matmul)
+        torch.use_deterministic_algorithms(deterministic)
+
+
+def _open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
+    text = to_toml(config.model_dump(mode="json"))
+    path = folder / "config.toml"
+    if path.exists() and not resume:
+        raise FileSystemError(
+            "FS_EXISTS", "a run is in this folder already", file=folder, fix="add --continue, or choose another -o"
+        )
+    if path.exists() and path.read_text("utf-8") != text:
+        raise ConfigError(
+            "RESUME_CONFIG_DIFF",
+            "the run was started with another configuration",
+            file=path,
+            seen="; ".join(_differing_lines(path.read_text("utf-8"), text)),
+            fix="use the same settings, or choose another -o",
+        )
+    for part in (folder, folder / "checkpoints", folder / "logs", folder / "prompts"):
+        sweep_temporaries(part)
+    if not (folder / "run.json").exists():
+        write_json(folder / "run.json", {"format": FORMAT, "status": "training", "method": config.method_name})
+    write_text(path, text)
+
+
+def _differing_lines(old: str, new: str) -> list[str]:
+    before, after = set(old.splitlines()), set(new.splitlines())
+    return sorted(after ^ before)[:6]
+
+
+def _load_data(config: RunConfig, folder: Path, accelerator: Accelerator) -> TrainingData:
+    with progress_bar(accelerator.is_main_process) as bar:
+        task = bar.add_task("reading cases", total=None, note="")
+
+        def track(cases: Any) -> Any:
+            cases = list(cases)
+            bar.update(task, total=len(cases))
+            for case in cases:
+                yield case
+                bar.advance(task)
+
+        return load_training_data(config, folder / "prompts" if accelerator.is_main_process else None, track)
+
+
+def _run_stage(
+    config: RunConfig,
+    folder: Path,
+    model: nn.Module,
+    stage: Stage,
+    data: TrainingData,
+    cache: EmbeddingCache,
+    accelerator: Accelerator,
+) -> None:
+    """Train one stage, or load it if an earlier part of this run finished it."""
+    done = folder / "checkpoints" / f"{stage.name}.safetensors"
+    if done.exists():
+        parameters = select_trainable(model, stage)
+        load_into(model, read_safetensors(done), file=done, strict=False)
+        model.to(accelerator.device).eval().requires_grad_(False)
+        logger.info("stage %s: finished earlier, %d tensors loaded", stage.name, len(parameters))
+        return
+    model.to(accelerator.device)
+    logger.info("stage %s: up to %d epochs", stage.name, stage.settings.epochs)
+    state = train_stage(model, stage, (data.train, data.val), cache, accelerator, folder, config.compute.seed)
+    if accelerator.is_main_process:
+        trained = select_trainable(model, stage)
+        model.eval().requires_grad_(False)
+        save_tensors(done, trained)
+        summary = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_loss": state.best_loss}
+        summary["trained_parameters"] = sum(p.numel() for p in trained.values())
+        write_json(folder / "checkpoints" / f"{stage.name}.json", summary)
+    accelerator.wait_for_everyone()
+
+
+def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...]) -> None:
+    """Weights of another run as a start; the stages named in `start.skip` are then not trained."""
+    known = {stage.name for stage in stages}
+    if unknown := set(config.start.skip) - known:
+        raise ConfigError("CONFIG_VALUE", f"start.skip names {sorted(unknown)}; stages: {sorted(known)}")
+    if config.start.run is None:
+        if config.start.skip:
+            raise ConfigError("CONFIG_VALUE", "start.skip needs start.run", fix="name the run that has these stages")
+        return
+    other = Path(config.start.run)
+    record = read_record(other)
+    if record.get("status") != "finished" and not config.start.skip:
+        raise CheckpointError("RUN_UNFINISHED", "the run to start from has not finished", file=other)
+    for name in config.start.skip or ("",):
+        path = other / "checkpoints" / f"{name}.safetensors" if name else other / "weights.safetensors"
+        load_into(model, read_safetensors(path), file=path, strict=False)
+
+
+def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: TrainingData) -> None:
+    digest = save_tensors(folder / "weights.safetensors", model.state_dict())
+    stages = {p.stem: read_json(p) for p in sorted((folder / "checkpoints").glob("*.json"))}
+    record |= {
+        "status": "finished",
+        "weights_sha256": digest,
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "stages": stages,
+        "data": data.record,
+        "threads": torch.get_num_threads(),
+        "versions": versions(),
+    }
+    write_json(folder / "run.json", record)

@@ -1,0 +1,82 @@
+"""spd.md section 8, checks 6 and 7."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+
+from steadysam.losses import dice_loss, focal_loss, pairwise_consistency, segmentation_terms
+
+
+@pytest.fixture
+def generator() -> torch.Generator:
+    return torch.Generator().manual_seed(3)
+
+
+def test_dice_of_equal_binary_maps_is_zero_and_of_disjoint_ones_is_one(generator):
+    mask = (torch.rand(3, 1, 5, 9, generator=generator) > 0.5).float()
+    assert torch.allclose(dice_loss(mask, mask), torch.zeros(3), atol=1e-6)
+    assert torch.allclose(dice_loss(mask, 1 - mask), torch.ones(3), atol=1e-6)
+
+
+def test_dice_is_summed_per_sample_not_over_the_batch():
+    p = torch.tensor([[[1.0, 0.0]], [[0.5, 0.5]]])
+    g = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]])
+    by_hand = torch.tensor([0.0, 1 - 2 * 1.0 / (1.0 + 2.0)])
+    assert torch.allclose(dice_loss(p, g), by_hand, atol=1e-6)
+
+
+def test_focal_with_gamma_zero_is_cross_entropy(generator):
+    logits = torch.randn(4, 1, 6, 7, generator=generator) * 4
+    target = (torch.rand(4, 1, 6, 7, generator=generator) > 0.7).float()
+    expected = F.binary_cross_entropy_with_logits(logits, target)
+    assert torch.allclose(focal_loss(logits, target, gamma=0.0).mean(), expected)
+
+
+def test_focal_by_hand():
+    logits = torch.tensor([[0.0, 2.0]])
+    target = torch.tensor([[1.0, 0.0]])
+    q = torch.tensor([0.5, 1 - torch.sigmoid(torch.tensor(2.0))])
+    expected = (-((1 - q) ** 2) * q.log()).mean()
+    assert torch.allclose(focal_loss(logits, target)[0], expected, atol=1e-6)
+
+
+def test_weights_of_equation_1(generator):
+    logits = torch.randn(2, 1, 4, 4, generator=generator)
+    target = (torch.rand(2, 1, 4, 4, generator=generator) > 0.5).float()
+    terms = segmentation_terms(logits, target)
+    expected = 0.7 * dice_loss(logits.sigmoid(), target) + 0.3 * focal_loss(logits, target)
+    assert torch.allclose(sum(terms.values()), expected)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_consistency_of_equal_and_of_disjoint_maps(squared):
+    a = torch.zeros(1, 4, 6)
+    a[0, 1:3, 2:5] = 1
+    b = torch.zeros(1, 4, 6)
+    b[0, 3, :] = 1
+    assert torch.allclose(pairwise_consistency(a, a, squared=squared), torch.zeros(1), atol=1e-6)
+    assert torch.allclose(pairwise_consistency(a, b, squared=squared), torch.ones(1), atol=1e-6)
+
+
+@pytest.mark.parametrize("squared", [False, True])
+def test_consistency_is_finite_for_empty_maps_and_reaches_both(squared):
+    empty = torch.zeros(1, 4, 6)
+    assert torch.isfinite(pairwise_consistency(empty, empty, squared=squared)).all()
+    a = torch.full((1, 4, 6), 0.3, requires_grad=True)
+    b = torch.full((1, 4, 6), 0.6, requires_grad=True)
+    pairwise_consistency(a, b, squared=squared).sum().backward()
+    assert a.grad is not None
+    assert b.grad is not None
+    assert a.grad.abs().sum() > 0
+    assert b.grad.abs().sum() > 0
+
+
+def test_known_defect_flat_maps_are_pushed_up_and_the_squared_form_does_not():
+    """spd.md 0.4: at p = 0.1 the paper's term has a negative slope, so it raises empty neighbours."""
+    for squared, expected in ((False, "negative"), (True, "zero")):
+        logits = torch.full((1, 8, 8), float(torch.logit(torch.tensor(0.1))), requires_grad=True)
+        p = logits.sigmoid()
+        pairwise_consistency(p, p, squared=squared).sum().backward()
+        assert logits.grad is not None
+        slope = float(logits.grad.sum())
+        assert slope < -1e-3 if expected == "negative" else abs(slope) < 1e-6
