@@ -1,0 +1,1 @@
+"""Reports: pictures, tables and self-contained HTML pages. The top floor; nothing below imports it."""
