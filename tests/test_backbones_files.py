@@ -305,6 +305,21 @@ def test_names_that_are_nothing():
     assert code_of(lambda: build_backbone("sam-vit-bose", 128)) == "BACKBONE_UNKNOWN"
 
 
+def test_blank_models_wait_for_weights(tmp_path: Path):
+    file = written(tmp_path, transformers_state(small(), False))
+    full = build_backbone(file, 64)
+    for blank in (
+        build_backbone(file, 64, weights=False),
+        build_backbone("gone.safetensors", 64, weights=False, architecture=full.architecture),
+    ):
+        assert all(not value.any() for value in blank.state_dict().values())
+        blank.load_state_dict(full.state_dict())
+        assert fingerprint(blank) == fingerprint(full)
+        assert torch.equal(output(blank), output(full))
+    assert code_of(lambda: build_backbone("gone.safetensors", 64, weights=False)) == "BACKBONE_UNKNOWN"
+    assert build_backbone("sam-test", 64, weights=False).embedding_size == 8
+
+
 def test_architecture_from_shapes_for_every_row():
     for spec in (BACKBONES["sam-test"], BACKBONES["sam-tiny"]):
         state = build_backbone(spec.name, spec.native_size).state_dict()

@@ -8,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from steadysam.backbones.table import BACKBONES, BackboneSpec
+from steadysam.backbones.table import BACKBONES, Architecture, BackboneSpec
 
 if TYPE_CHECKING:
     from steadysam.backbones.sam import SamBackbone
 
-__all__ = ["BACKBONES", "BackboneSpec", "build_backbone"]
+__all__ = ["BACKBONES", "Architecture", "BackboneSpec", "build_backbone"]
 
 
 def build_backbone(
@@ -23,6 +23,7 @@ def build_backbone(
     seed: int = 0,
     weights: bool = True,
     home: Path | None = None,
+    architecture: Architecture | None = None,
 ) -> SamBackbone:
     """The backbone `name` for `image_size` x `image_size` images, in eval mode, on the CPU.
 
@@ -32,13 +33,17 @@ def build_backbone(
             the layout of `transformers` or of the official `segment-anything` package.
         image_size: pixels; a multiple of the patch. Position tables of the weights are resized to it.
         seed: decides the random weights of from-scratch rows.
-        weights: False builds the architecture with random weights, for a run folder that brings its own.
+        weights: False gives a backbone of zeros, quickly, for a run folder that brings its own weights.
         home: folder of downloaded weights; None means `STEADYSAM_HOME`.
+        architecture: with `weights=False`, what to build (`backbone.architecture` of an earlier build), so that
+            a file that `name` once meant is not needed again.
 
     Raises:
         ConfigError: `BACKBONE_UNKNOWN`, `BACKBONE_SIZE`.
         CheckpointError: `CKPT_*`, among them `CKPT_MISSING` when the weights were never downloaded.
     """
-    from steadysam.backbones.build import build
+    from steadysam.backbones.build import blank_backbone, build
 
-    return build(str(name), image_size, seed=seed, weights=weights, home=home)
+    if not weights:
+        return blank_backbone(str(name), image_size, architecture)
+    return build(str(name), image_size, seed=seed, home=home)

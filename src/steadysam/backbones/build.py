@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from steadysam.backbones import weights as registry
@@ -20,25 +21,28 @@ from steadysam.errors import CheckpointError, ConfigError
 from steadysam.files import read_json
 
 
-def build(name: str, image_size: int, *, seed: int, weights: bool, home: Path | None) -> SamBackbone:
+def build(name: str, image_size: int, *, seed: int, home: Path | None) -> SamBackbone:
     """See `steadysam.backbones.build_backbone`."""
     spec = BACKBONES.get(name)
-    if spec is not None and (spec.from_scratch or not weights):
+    if spec is None:
+        file, state, architecture = _read(name)
+        return _filled(architecture, image_size, state, name=name, file=file)
+    check_size(image_size, spec.architecture.patch)
+    if spec.from_scratch:
         return random_backbone(spec.architecture, image_size, seed=seed, name=name)
-    if spec is not None:
-        check_size(image_size, spec.architecture.patch)
-        record = registry.require(spec, home)
-        state = to_backbone(read_safetensors(record.file, sha256=record.sha256), record.file)
-        return _filled(spec.architecture, image_size, state, name=name, file=record.file)
-    path = Path(name).expanduser()
-    if not path.exists():
-        raise unknown_backbone(name)
-    file = weights_file(path)
-    state = to_backbone(read_safetensors(file), file)
-    architecture = infer_architecture(state, file, decoder_heads=_decoder_heads(path))
-    if not weights:
-        return random_backbone(architecture, image_size, seed=seed, name=name)
-    return _filled(architecture, image_size, state, name=name, file=file)
+    record = registry.require(spec, home)
+    state = to_backbone(read_safetensors(record.file, sha256=record.sha256), record.file)
+    return _filled(spec.architecture, image_size, state, name=name, file=record.file)
+
+
+def blank_backbone(name: str, image_size: int, architecture: Architecture | None = None) -> SamBackbone:
+    """A backbone of zeros, to be filled; `architecture` is looked up by `name` if it is not given."""
+    if architecture is None:
+        architecture = BACKBONES[name].architecture if name in BACKBONES else _read(name)[2]
+    backbone = SamBackbone(empty_model(sam_config(architecture, image_size)), name, architecture)
+    backbone.to_empty(device="cpu")
+    backbone.load_state_dict({key: torch.zeros_like(value) for key, value in backbone.state_dict().items()})
+    return backbone.eval()
 
 
 def random_backbone(architecture: Architecture, image_size: int, *, seed: int, name: str) -> SamBackbone:
@@ -79,15 +83,19 @@ def weights_file(path: Path) -> Path:
     return file
 
 
-def unknown_backbone(name: str) -> ConfigError:
-    """The error for a name that is neither a row of the table nor a file."""
-    return ConfigError(
-        "BACKBONE_UNKNOWN",
-        "no such backbone, folder or file",
-        seen=name,
-        expected=", ".join(BACKBONES),
-        fix="`steadysam models list` shows the names",
-    )
+def _read(name: str) -> tuple[Path, dict[str, Tensor], Architecture]:
+    path = Path(name).expanduser()
+    if not path.exists():
+        raise ConfigError(
+            "BACKBONE_UNKNOWN",
+            "no such backbone, folder or file",
+            seen=name,
+            expected=", ".join(BACKBONES),
+            fix="`steadysam models list` shows the names",
+        )
+    file = weights_file(path)
+    state = to_backbone(read_safetensors(file), file)
+    return file, state, infer_architecture(state, file, decoder_heads=_decoder_heads(path))
 
 
 def _filled(
