@@ -54,3 +54,28 @@ def _segment(a: NDArray[Any], b: NDArray[Any], axis: int, depth: int) -> list[ND
         row[axis] = plane
         rows.append(row)
     return rows
+
+
+def smooth_curve(
+    knots_mm: NDArray[Any], *, closed: bool = False, step_mm: float = 1.0
+) -> NDArray[np.float64]:
+    """(N, 3) knots -> (M, 3) vertices at most about `step_mm` apart, RAS+ mm.
+
+    A cubic spline over chord length (natural ends; periodic if closed), which is how Slicer draws curves
+    within a fraction of the knots' distance. Knots that coincide count once.
+    """
+    knots = np.asarray(knots_mm, np.float64).reshape(-1, 3)
+    if closed and len(knots) > 1:
+        knots = np.concatenate([knots, knots[:1]])
+    steps = np.linalg.norm(np.diff(knots, axis=0), axis=1)
+    knots = knots[np.concatenate([[True], steps > 1e-9])]
+    if len(knots) < 3:
+        return knots
+    from scipy.interpolate import CubicSpline
+
+    arc = np.concatenate([[0.0], np.cumsum(np.linalg.norm(np.diff(knots, axis=0), axis=1))])
+    if closed:
+        knots[-1] = knots[0]  # exactly, as the periodic spline demands
+    spline = CubicSpline(arc, knots, bc_type="periodic" if closed else "natural")
+    count = min(int(np.ceil(arc[-1] / step_mm)) + 1, 100_000)
+    return spline(np.union1d(np.linspace(0, arc[-1], count), arc))

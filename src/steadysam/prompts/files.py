@@ -144,7 +144,7 @@ def require_points(prompts: Prompts, path: str | Path | None = None) -> Prompts:
 def _read_any_json(path: Path, grid: Grid | None, source: PromptSource | None) -> Prompts:
     content = read_json(path)
     if isinstance(content, dict) and "markups" in content:
-        from steadysam.prompts.markups import markups_to_prompts
+        from steadysam.prompts.markups_read import markups_to_prompts
 
         return markups_to_prompts(content, path, grid, source)
     return _parse(content, path, grid)

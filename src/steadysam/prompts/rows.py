@@ -59,3 +59,12 @@ def triple(row: NDArray[Any]) -> tuple[float, float, float]:
     """A row of three numbers as a tuple of floats."""
     x, y, z = (float(value) + 0.0 for value in row)  # -0.0 becomes 0.0
     return x, y, z
+
+
+def unique_id(wanted: str, taken: set[str]) -> str:
+    """`wanted`, or with a number behind it if `taken` has it; the result is added to `taken`."""
+    name, n = wanted, 2
+    while name in taken:
+        name, n = f"{wanted}.{n}", n + 1
+    taken.add(name)
+    return name
