@@ -50,7 +50,7 @@ def test_geometry_is_anisotropic_non_square_and_oblique(cases: list[PhantomCase]
 
 def test_target_runs_through_a_middle_range_without_holes(cases: list[PhantomCase]) -> None:
     for case in cases:
-        present = np.flatnonzero(case.mask.array.any(axis=(0, 1)))
+        present = np.flatnonzero(np.any(case.mask.array, axis=(0, 1)))
         assert np.array_equal(present, np.arange(present[0], present[-1] + 1))
         assert present[0] >= 2
         assert present[-1] <= case.volume.grid.depth - 3
@@ -115,7 +115,7 @@ def test_shaky_prompts_overshoot_slip_and_stray_but_stay_inside(cases: list[Phan
         assert {point.sign for point in prompts.points} == {"positive"}
         assert prompts.image.grid_key == grid.key()
         assert prompts.history[0]["derived_from_truth"] is True
-        empty = ~case.mask.array.any(axis=(0, 1))
+        empty = ~np.asarray(np.any(case.mask.array, axis=(0, 1)))
         on_target += in_mask(case.mask.array, voxels).sum()
         on_twins += in_mask(case.twins.array, voxels).sum()
         on_empty += empty[nearest_slices(voxels, grid)].sum()
@@ -130,7 +130,7 @@ def test_a_steady_hand_stays_on_the_target(cases: list[PhantomCase]) -> None:
         prompts = shaky_centerline(np.random.default_rng(0), case, STEADY)
         assert in_mask(case.mask.array, ras_to_voxel(prompts.points_mm(), case.volume.grid)).mean() > 0.9
         per_slice = [len(points) for points in slice_points(prompts, case.volume.grid)]
-        present = case.mask.array.any(axis=(0, 1))
+        present = np.asarray(np.any(case.mask.array, axis=(0, 1)))
         assert per_slice == [2 if here else 0 for here in present]
 
 

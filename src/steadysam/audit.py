@@ -1,13 +1,14 @@
 """The audit: what became of every prompt and why, as JSON for programs and as markups for 3D Slicer.
 
 `CASE.audit.json` holds every prompt with verdict, reason and evidence, and the consensus points by slice.
-`CASE.audit.mrk.json` shows the same in two lists: the prompts as given, rejected ones unselected; and the
-points that the decoder was given, all unselected, because an unselected point is no prompt: with some clicks
-moved, the file can be used as prompts again. Both files depend on their input only: no times, no host names.
+`CASE.audit.mrk.json` shows the same in two lists: the prompts as given, all but the accepted ones unselected;
+and the points that the decoder was given. Unselected points and the second list are no prompts for our reader:
+with some clicks moved, the file can be used as prompts again. Both files depend on their input only: no times.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -19,10 +20,13 @@ from numpy.typing import NDArray
 
 from steadysam.files import write_json
 from steadysam.geometry import flip_lps_ras, ras_to_voxel, slice_to_ras, voxel_to_ras
-from steadysam.types import Decision, Frame, Grid, Mask, Prompts, SlicePoints
+from steadysam.prompts.markups import MarkupsList, MarkupsPoint, describe, write_markups
+from steadysam.types import Decision, Frame, Grid, Mask, Point, Prompts, SlicePoints
 
 FORMAT = "steadysam-audit/1"
 _DIGITS = 4  # of saliencies and millimetres in the files
+_CONSENSUS_RGB = (0.2, 0.7, 1.0)
+_VERDICT = re.compile(r"^(accepted|rejected|ignored|added)\b[^;]*(;\s*|$)")
 
 
 class Audited(Protocol):
@@ -96,12 +100,45 @@ def write_audit(
     Raises:
         FileSystemError, ResourceError: see `steadysam.files.atomic_write`.
     """
-    from steadysam.prompts.markups import write_markups
-
     audit = audit_case(case, prompts, result, meta)
     write_json(Path(folder) / f"{case}.audit.json", audit)
-    write_markups(Path(folder) / f"{case}.audit.mrk.json", audit_lists(audit))
+    write_markups(Path(folder) / f"{case}.audit.mrk.json", audit_lists(prompts, audit), prompts.boxes)
     return audit
+
+
+def audit_lists(prompts: Prompts, audit: Mapping[str, Any]) -> tuple[MarkupsList, MarkupsList]:
+    """The two lists of `CASE.audit.mrk.json`, with saliency and distance as measurements of their points."""
+    rows = [row for row in audit["prompts"] if row["kind"] == "point"]
+    given = [
+        MarkupsPoint(p.id, p.xyz_mm, p.id, _described(p, row), row["verdict"] == "accepted")
+        for p, row in zip(prompts.points, rows, strict=True)
+    ]
+    chosen, here, origin = [], [], []
+    for entry in audit["consensus"]:
+        for row in entry["points"]:
+            name, (x, y, z) = f"{row['prompt']}@{entry['slice']}", row["ras_mm"]
+            colon = " " if row["verdict"] == "added" else ": "
+            chosen.append(MarkupsPoint(name, (x, y, z), name, f"{row['verdict']}{colon}{row['reason']}"))
+            here.append(row["saliency"] and row["saliency"]["here"])
+            origin.append(row["from_slice"])
+    own = [row["saliency"] and row["saliency"]["own"] for row in rows]
+    distance = [row["distance_mm"] for row in rows]
+    return (
+        MarkupsList(f"{audit['case']} prompts", tuple(given), {"saliency": own, "distance_mm": distance}),
+        MarkupsList(
+            f"{audit['case']} consensus",
+            tuple(chosen),
+            {"saliency": here, "from_slice": origin},
+            is_output=True,
+            color=_CONSENSUS_RGB,
+        ),
+    )
+
+
+def _described(prompt: Point, row: Mapping[str, Any]) -> str:
+    """Verdict and reason first; then what Slicer has no field for. An older verdict is replaced."""
+    facts = describe(replace(prompt, description=_VERDICT.sub("", prompt.description)))
+    return f"{row['verdict']}: {row['reason']}; {facts}"
 
 
 def _own_decisions(prompts: Prompts, result: Audited) -> dict[str, Decision]:
@@ -181,8 +218,8 @@ def distance_to_mask_mm(points_mm: NDArray[np.float64], mask: Mask) -> NDArray[n
     if not mask.array.any() or not len(points_mm):
         return np.full(len(points_mm), np.inf)
     distance, _ = KDTree(voxel_to_ras(np.argwhere(mask.array), mask.grid)).query(points_mm)
-    voxel = np.floor(ras_to_voxel(points_mm, mask.grid) + 0.5).astype(int)
-    within = ((voxel >= 0) & (voxel < mask.array.shape)).all(axis=1)
+    voxel: NDArray[np.int64] = np.floor(ras_to_voxel(points_mm, mask.grid) + 0.5).astype(int)
+    within: NDArray[np.bool_] = np.all((voxel >= 0) & (voxel < mask.array.shape), axis=1)
     held = mask.array[tuple(np.where(within[:, None], voxel, 0).T)]
     return np.where(within & held, 0.0, distance)
 
