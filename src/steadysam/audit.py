@@ -1,9 +1,9 @@
 """The audit: what became of every prompt and why, as JSON for programs and as markups for 3D Slicer.
 
 `CASE.audit.json` holds every prompt with verdict, reason and evidence, and the consensus points by slice.
-`CASE.audit.mrk.json` shows the same in two lists: the prompts as given, all but the accepted ones unselected;
-and the points that the decoder was given. Unselected points and the second list are no prompts for our reader:
-with some clicks moved, the file can be used as prompts again. Both files depend on their input only: no times.
+`CASE.audit.mrk.json` shows the same in two lists: the prompts as given, all but the accepted ones unselected,
+and the points that the decoder was given. Unselected points and the second list are no prompts for our
+reader: with some clicks moved, the file can be used as prompts again. Both files depend on their input only.
 """
 
 from __future__ import annotations
