@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from steadysam.data.cases import Dataset, check_pair, check_values, read_dataset, resolve_label
+from steadysam.data.cases import Dataset, check_pair, check_values, image_cases, read_dataset, resolve_label
 from steadysam.data.slices import fit_masks, prepare_stack, unfit_masks
 from steadysam.data.volumes import read_grid, read_label_map, read_volume, select_label
 from steadysam.errors import SteadyError
@@ -180,6 +180,21 @@ def test_image_and_label_grids() -> None:
         with pytest.raises(SteadyError, match="spacing") as caught:
             check_pair(image, label)
         assert caught.value.code == "LABEL_GRID"
+
+
+def test_images_of_a_plain_folder(tmp_path: Path) -> None:
+    for name in ("b.nii.gz", "a.mha", "notes.txt", ".hidden.nii"):
+        (tmp_path / name).touch()
+    assert image_cases(tmp_path) == [("a", tmp_path / "a.mha"), ("b", tmp_path / "b.nii.gz")]
+    assert image_cases(tmp_path / "b.nii.gz") == [("b", tmp_path / "b.nii.gz")]
+    (tmp_path / "B.nii").touch()
+    assert code_of(lambda: image_cases(tmp_path)) == "DATA_DUPLICATE_ID"
+    assert code_of(lambda: image_cases(tmp_path / "none")) == "FILE_MISSING"
+    numbered = raw(tmp_path / "set") / "imagesTr"
+    (numbered / "A_0001.nii.gz").touch()
+    assert [name for name, _ in image_cases(numbered)] == ["A", "B", "C"]
+    assert [path.name for _, path in image_cases(numbered, channel=1)] == ["A_0001.nii.gz"]
+    assert code_of(lambda: image_cases(numbered, channel=2)) == "DATA_EMPTY"
 
 
 @pytest.mark.real_data

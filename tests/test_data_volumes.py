@@ -16,8 +16,8 @@ from PIL import Image
 
 from steadysam.data import nifti_write
 from steadysam.data.nifti_write import GEOMETRY_FIELDS
+from steadysam.data.sniff import case_name
 from steadysam.data.volumes import (
-    case_name,
     choose_slice_axis,
     read_grid,
     read_label_map,
@@ -102,6 +102,31 @@ def test_read_back_that_differs_leaves_the_old_file(tmp_path: Path, monkeypatch:
     assert (caught.value.code, caught.value.exit_code) == ("OUTPUT_VERIFY", 10)
     assert path.read_bytes() == before
     assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_header_that_is_not_the_grids_is_refused(tmp_path: Path) -> None:
+    grid = read_grid(save(tmp_path / "in.nii", np.zeros(SHAPE, np.uint8), oblique()))
+    moved = Grid(grid.shape, grid.affine + np.eye(4, k=3), grid.slice_axis, grid.header)
+    with pytest.raises(SteadyError, match="affine") as caught:
+        write_mask(tmp_path / "out.nii", Mask(blob(), moved))
+    assert caught.value.code == "OUTPUT_VERIFY"
+    assert not (tmp_path / "out.nii").exists()
+
+
+def test_two_dimensional_nifti_comes_back(tmp_path: Path) -> None:
+    image = nib.Nifti1Image(np.zeros((6, 4), np.uint8), oblique())
+    image.header["pixdim"][3] = 0
+    (tmp_path / "in.nii").write_bytes(image.header.binaryblock + bytes(4 + 24))
+    content = bytearray((tmp_path / "in.nii").read_bytes())
+    header = nib.Nifti1Header(bytes(content[:348]), check=False)
+    header["magic"], header["vox_offset"] = b"n+1", 352
+    (tmp_path / "in.nii").write_bytes(header.binaryblock + bytes(content[348:]))
+    grid = read_grid(tmp_path / "in.nii")
+    assert grid.shape == (6, 4, 1)
+    mask = np.random.default_rng(0).random((6, 4, 1)) > 0.5
+    write_mask(tmp_path / "out.nii.gz", Mask(mask, grid))
+    assert np.array_equal(read_label_map(tmp_path / "out.nii.gz")[0], mask)
+    assert read_grid(tmp_path / "out.nii.gz").key() == grid.key()
 
 
 def test_wrong_outputs_are_refused(tmp_path: Path) -> None:
@@ -283,6 +308,7 @@ def test_case_names() -> None:
     assert case_name("/x/CASE_12_0000.nii.gz") == "CASE_12"
     assert case_name("a.b.PNG") == "a.b"
     assert case_name("plain") == "plain"
+    assert case_name("scan_2023.nii") == "scan_2023"
 
 
 def test_reading_a_grid_loads_no_heavy_library(tmp_path: Path) -> None:

@@ -7,27 +7,21 @@ project's specification.
 
 from __future__ import annotations
 
-import logging
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steadysam.data.patients import read_patients, shown
-from steadysam.data.sniff import case_stem
+from steadysam.data.listing import Part, json_error, msd_cases, plain_images, raw_cases
+from steadysam.data.patients import read_patients
+from steadysam.data.sniff import SUFFIXES, case_name
 from steadysam.errors import FileSystemError, InputError
 from steadysam.files import read_json
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.types import Grid
-
-log = logging.getLogger(__name__)
-
-Part = Literal["Tr", "Ts"]
-PARTS: tuple[Part, ...] = ("Tr", "Ts")
 
 
 @dataclass(frozen=True)
@@ -93,13 +87,13 @@ def read_dataset(folder: str | Path, channel: int = 0) -> Dataset:
         )
     info = read_json(folder / "dataset.json")
     if not isinstance(info, dict):
-        raise _json_error(folder, "not an object")
+        raise json_error(folder, "not an object")
     labels, regions = _labels(folder, info.get("labels"))
     try:
         cases = (
-            _msd_cases(folder, info)
+            msd_cases(folder, info)
             if isinstance(info.get("training"), list)
-            else _raw_cases(folder, info, channel)
+            else raw_cases(folder, info, channel)
         )
     except OSError as error:
         raise FileSystemError("FS_READ", f"cannot read: {error.strerror or error}", file=folder) from error
@@ -121,6 +115,31 @@ def read_dataset(folder: str | Path, channel: int = 0) -> Dataset:
         regions,
         info.get("slice_axis"),
     )
+
+
+def image_cases(path: str | Path, channel: int = 0) -> list[tuple[str, Path]]:
+    """(case name, file) of one image file, or of every image in a folder such as `imagesTs`, sorted by name.
+
+    Args:
+        channel: which channel file to take where names carry nnU-Net's channel number.
+
+    Raises:
+        InputError: `FILE_MISSING`, `DATA_EMPTY`, `DATA_DUPLICATE_ID`.
+        FileSystemError: `FS_READ`.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [(case_name(path), path)]
+    if not path.is_dir():
+        raise InputError("FILE_MISSING", "no such file or folder", file=path, fix="check the path")
+    try:
+        cases = plain_images(path, channel)
+    except OSError as error:
+        raise FileSystemError("FS_READ", f"cannot read: {error.strerror or error}", file=path) from error
+    if not cases:
+        raise InputError("DATA_EMPTY", "no image in this folder", file=path, expected=", ".join(SUFFIXES))
+    _refuse_duplicates(path, [name for name, _ in cases])
+    return cases
 
 
 def resolve_label(dataset: Dataset, label: str) -> tuple[int, ...]:
@@ -185,71 +204,10 @@ def check_values(dataset: Dataset, labels: NDArray[Any], file: str | Path | None
         )
 
 
-Row = tuple[str, Path, Path | None, Part]
-
-
-def _raw_cases(folder: Path, info: Mapping[str, Any], channel: int) -> list[Row]:
-    ending = str(info.get("file_ending", ".nii.gz"))
-    label_ending = str(info.get("label_file_ending", ending))
-    rows: list[Row] = []
-    for part in PARTS:
-        images = {
-            name.removesuffix(f"_{channel:04d}"): path
-            for name, path in _files(folder / f"images{part}", ending).items()
-            if name.endswith(f"_{channel:04d}")
-        }
-        labels = _files(folder / f"labels{part}", label_ending)
-        # a test part may come without labels, but not with some of them
-        unlabelled = [] if part == "Ts" and not labels else [name for name in images if name not in labels]
-        _refuse_unpaired(folder, part, unlabelled, [name for name in labels if name not in images])
-        rows.extend((name, image, labels.get(name), part) for name, image in images.items())
-    return rows
-
-
-def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """Stem -> file, sorted; hidden files (`._x.nii.gz`, `.DS_Store`) are not data."""
-    if not folder.is_dir():
-        return {}
-    found = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not path.name.endswith(ending):
-            log.debug("%s: not a case", path)
-            continue
-        found[path.name[: -len(ending)]] = path
-    return found
-
-
-def _msd_cases(folder: Path, info: Mapping[str, Any]) -> list[Row]:
-    rows: list[Row] = []
-    missing: list[str] = []
-    for key, part in zip(("training", "test"), PARTS, strict=True):
-        for entry in info.get(key) or []:
-            entry = {"image": entry} if isinstance(entry, str) else entry
-            if not isinstance(entry, dict) or not isinstance(entry.get("image"), str):
-                raise _json_error(folder, f"{key} needs entries with image and label")
-            image, label = _inside(folder, entry["image"]), entry.get("label")
-            label_path = _inside(folder, label) if isinstance(label, str) else None
-            missing += [str(p) for p in (image, label_path) if p is not None and not p.is_file()]
-            if part == "Tr" and label_path is None:
-                missing.append(f"label of {image}")
-            name = re.sub(r"_0000$", "", case_stem(image))
-            rows.append((name, image, label_path, part))
-    if missing:
-        raise _pairs_error(folder, f"{len(missing)} files of dataset.json are not there", missing)
-    return sorted(rows, key=lambda row: (row[3], row[0]))
-
-
-def _inside(folder: Path, name: str) -> Path:
-    path = folder / name
-    if ".." in Path(name).parts or Path(name).is_absolute():
-        raise InputError("DATA_PATH", "dataset.json names a file outside its folder", file=folder, seen=name)
-    return path
-
-
 def _labels(folder: Path, entry: Any) -> tuple[dict[str, int], dict[str, tuple[int, ...]]]:
     """nnU-Net's {name: value or [values]} and MSD's {value: name}."""
     if not isinstance(entry, dict) or not entry:
-        raise _json_error(folder, "labels are missing")
+        raise json_error(folder, "labels are missing")
     labels: dict[str, int] = {}
     regions: dict[str, tuple[int, ...]] = {}
     for key, value in entry.items():
@@ -260,7 +218,7 @@ def _labels(folder: Path, entry: Any) -> tuple[dict[str, int], dict[str, tuple[i
         elif isinstance(value, list) and value and all(type(v) is int for v in value):
             regions[key] = tuple(value)
         else:
-            raise _json_error(folder, f"label {key!r} has no value", value)
+            raise json_error(folder, f"label {key!r} has no value", value)
     return labels, regions
 
 
@@ -280,12 +238,6 @@ def _values_of(
     return (alike[0],) if len(alike) == 1 else ()
 
 
-def _refuse_unpaired(folder: Path, part: Part, unlabelled: list[str], imageless: list[str]) -> None:
-    if unlabelled or imageless:
-        what = f"{part}: {len(unlabelled)} images without label, {len(imageless)} labels without image"
-        raise _pairs_error(folder, what, unlabelled + imageless)
-
-
 def _refuse_duplicates(folder: Path, names: Iterable[str]) -> None:
     seen: dict[str, str] = {}
     for name in names:
@@ -298,13 +250,3 @@ def _refuse_duplicates(folder: Path, names: Iterable[str]) -> None:
                 fix="rename one of them",
             )
         seen[name.casefold()] = name
-
-
-def _pairs_error(folder: Path, what: str, names: list[str]) -> InputError:
-    return InputError(
-        "DATA_PAIRS", what, file=folder, seen=shown(names), fix="complete the folder or remove the odd files"
-    )
-
-
-def _json_error(folder: Path, what: str, seen: object = None) -> InputError:
-    return InputError("DATA_JSON", f"dataset.json: {what}", file=folder / "dataset.json", seen=seen)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -11,6 +12,7 @@ from steadysam.errors import FileSystemError, InputError
 Kind = Literal["nifti", "nrrd", "meta", "png", "jpeg"]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
+CHANNEL = r"_00\d\d$"  # nnU-Net; `scan_2023` is a name
 _OTHERS = {
     b"II*\x00": "TIFF",
     b"MM\x00*": "TIFF",
@@ -33,6 +35,11 @@ def case_stem(path: str | Path) -> str:
         if name.lower().endswith(suffix) and len(name) > len(suffix):
             return name[: -len(suffix)]
     return name
+
+
+def case_name(path: str | Path) -> str:
+    """File name without suffix and without nnU-Net's channel number: `A_0000.nii.gz` -> `A`."""
+    return re.sub(CHANNEL, "", case_stem(path))
 
 
 def image_kind(path: str | Path) -> Kind:

@@ -7,7 +7,6 @@ grid that came from a NIfTI file carries that file's geometry bit for bit.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from steadysam.data.affines import Orientation, choose_slice_axis
 from steadysam.data.nifti import read_voxels
 from steadysam.data.nifti_header import Form, read_header
 from steadysam.data.nifti_write import write_nifti
-from steadysam.data.sniff import SUFFIXES, case_stem, image_kind
+from steadysam.data.sniff import SUFFIXES, case_name, case_stem, image_kind
 from steadysam.errors import InputError
 from steadysam.files import sha256_file
 from steadysam.types import Grid, Mask, Volume
@@ -148,11 +147,6 @@ def write_mask(path: str | Path, mask: Mask) -> None:
 def write_volume(path: str | Path, array: NDArray[Any], grid: Grid) -> None:
     """Write any integer or float array `(I, J, K)` as NIfTI on `grid`; as `write_mask` otherwise."""
     write_nifti(path, array, grid)
-
-
-def case_name(path: str | Path) -> str:
-    """File name without suffix and without nnU-Net's channel number: `A_0000.nii.gz` -> `A`."""
-    return re.sub(r"_\d{4}$", "", case_stem(path))
 
 
 def _grid(path: Path, shape: Sequence[int], affine: NDArray[Any], axis: int | None, header: Any) -> Grid:
