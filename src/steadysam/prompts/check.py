@@ -117,7 +117,7 @@ def _none(prompts: Prompts) -> Iterator[Finding]:
         yield Finding(
             "PROMPT_GROUND_TRUTH",
             "info",
-            "some prompts were taken from the ground truth; say so with results",
+            "some prompts come from the ground truth; results must say so",
         )
 
 
@@ -134,7 +134,8 @@ def _outside(
         yield Finding(
             "PROMPT_OUTSIDE",
             "error",
-            f"point {prompts.points[n].id!r} lies {distance[n]:.1f} mm outside, beyond the {side} of axis {border}",
+            f"point {prompts.points[n].id!r} lies {distance[n]:.1f} mm outside, "
+            f"beyond the {side} of array axis {border}",
             (prompts.points[n].id,),
             {"distance_mm": round(float(distance[n]), 3), "voxel": [round(float(v), 2) for v in ijk[n]]},
         )
@@ -162,7 +163,8 @@ def _suspects(prompts: Prompts, grid: Grid, share_outside: float) -> Iterator[Fi
         yield Finding(
             "PROMPT_SPACE_SUSPECT",
             "error",
-            f"{share_outside:.0%} of the points lie outside, but {top:.0%} lie inside if {' or '.join(names[:2])}",
+            f"{share_outside:.0%} of the points lie outside, "
+            f"but {top:.0%} lie inside if {' or '.join(names[:2])}",
             tuple(point.id for point in prompts.points),
             {"share_outside": share_outside, "share_inside_if": found},
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -231,7 +231,7 @@ def _uniform(count: int, grid: Grid, generator: np.random.Generator) -> NDArray[
     return generator.uniform(0, [width - 1, height - 1], (count, 2))
 
 
-def _new_point(name: str, xyz: Sequence[float], ids: set[str]) -> Point:
+def _new_point(name: str, xyz: NDArray[Any], ids: set[str]) -> Point:
     return Point(unique_id(name, ids), triple(xyz), source="simulated")
 
 

@@ -24,7 +24,11 @@ _SCRIBBLES = (".nii", ".nii.gz", ".nrrd", ".mha")
 
 
 def read_prompts(
-    path: str | Path, grid: Grid | None = None, *, source: PromptSource | None = None
+    path: str | Path,
+    grid: Grid | None = None,
+    *,
+    source: PromptSource | None = None,
+    verify_image: bool = True,
 ) -> Prompts:
     """Read prompts of any supported text format, told by suffix and content.
 
@@ -32,6 +36,7 @@ def read_prompts(
         grid: the image's grid. Needed for array indices (ijk, napari) and for curves, which are cut by its
             slices; where the file names an image, it is checked against the grid.
         source: who made the prompts, for formats that do not say (default: `human`; curves: `centerline`).
+        verify_image: whether prompts of another image are refused (`prompts check` reports them instead).
 
     Raises:
         InputError: `FILE_MISSING`, `PROMPT_FORMAT`, `PROMPT_SCHEMA`, `PROMPT_SPACE_MISSING`,
@@ -75,7 +80,7 @@ def read_prompts(
         raise ResourceError(
             "PROMPT_TOO_MANY", "too many prompts", file=path, seen=len(prompts), expected=MAX_PROMPTS
         )
-    if grid is not None:
+    if grid is not None and verify_image:
         check_image(prompts, grid, path)
     return prompts
 

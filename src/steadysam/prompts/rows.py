@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -59,6 +60,13 @@ def triple(row: NDArray[Any]) -> tuple[float, float, float]:
     """A row of three numbers as a tuple of floats."""
     x, y, z = (float(value) + 0.0 for value in row)  # -0.0 becomes 0.0
     return x, y, z
+
+
+def stamped(prompts: Prompts, **facts: Any) -> Prompts:
+    """The same prompts with `facts` (such as the seed) added to the last step of their history."""
+    if not prompts.history:
+        return replace(prompts, history=(facts,))
+    return replace(prompts, history=(*prompts.history[:-1], {**prompts.history[-1], **facts}))
 
 
 def unique_id(wanted: str, taken: set[str]) -> str:
