@@ -168,6 +168,8 @@ def test_fresh_weights_are_fit_for_training():
     weight = backbone.image_encoder.get_parameter("layers.0.attn.qkv.weight")
     assert 0.015 < weight.std() < 0.025  # not the library's 1e-10
     assert 0.7 < backbone.shared_image_embedding.get_parameter("positional_embedding").std() < 1.3
+    token = backbone.mask_decoder.get_parameter("mask_tokens.weight")
+    assert 0.8 < token.std() < 1.2
     names = [
         name
         for name, _ in backbone.mask_decoder.named_modules()

@@ -35,8 +35,8 @@ def build_backbone(
         seed: decides the random weights of from-scratch rows.
         weights: False gives a backbone of zeros, quickly, for a run folder that brings its own weights.
         home: folder of downloaded weights; None means `STEADYSAM_HOME`.
-        architecture: with `weights=False`, what to build (`backbone.architecture` of an earlier build), so that
-            a file that `name` once meant is not needed again.
+        architecture: with `weights=False`, what to build (`backbone.architecture` of an earlier build);
+            a file that `name` once meant is then not needed again.
 
     Raises:
         ConfigError: `BACKBONE_UNKNOWN`, `BACKBONE_SIZE`.

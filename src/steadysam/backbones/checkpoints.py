@@ -84,11 +84,12 @@ def check_header(path: Path) -> dict[str, Any]:
         first = handle.read(8)
         if len(first) < 8:
             raise _truncated(path, size, "8 bytes at least")
-        if first[:4] == b"PK\x03\x04" or first[0] == 0x80:
-            raise _format_error(path, "this is a zip archive or a pickle under another name")
         length = int.from_bytes(first, "little")
         if not 2 <= length <= _LONGEST_HEADER:
-            raise _format_error(path, f"header of {length} bytes")
+            # only now: 0x80, a pickle's first byte, is also the low byte of many a header's length
+            foreign = first[:4] == b"PK\x03\x04" or first[0] == 0x80
+            detail = "a zip archive or a pickle under another name" if foreign else f"header of {length} bytes"
+            raise _format_error(path, detail)
         if 8 + length > size:
             raise _truncated(path, size, f"a header that ends at byte {8 + length}")
         text = handle.read(length)

@@ -84,9 +84,19 @@ def random_model(config: Any, seed: int, *, align: bool = True) -> Any:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SamModel(config)
+        # a deviation of 0.02, right for the encoder, would start the decoder with logits near 0.001
+        _draw_as_torch_does(model.prompt_encoder)
+        _draw_as_torch_does(model.mask_decoder)
         if align:
             align_attention(model.mask_decoder)
     return model.eval()
+
+
+def _draw_as_torch_does(part: nn.Module) -> None:
+    """Each layer's own initialisation, which is what SAM's authors trained from."""
+    for module in part.modules():
+        if isinstance(module, nn.Linear | nn.Embedding | nn.Conv2d | nn.ConvTranspose2d):
+            module.reset_parameters()
 
 
 def align_attention(mask_decoder: nn.Module, gain: float = 1.5) -> None:
