@@ -61,6 +61,7 @@ def test_case_is_the_same_for_every_slice_axis(axis):
     plain = Grid((7, 9, 5), np.diag([0.5, 1.25, 3.0, 1.0]))
     reference = evaluate_case(put_slices(stack[0], plain), put_slices(stack[1], plain), plain, 32)
     case = evaluate_case(arrays[0], arrays[1], grid, 32)
+    assert case.slice_axis == axis
     for ours, theirs in zip(case.slices, reference.slices, strict=True):
         assert ours.dsc == theirs.dsc
         assert ours.hd95_px == pytest.approx(theirs.hd95_px)

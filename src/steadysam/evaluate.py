@@ -53,6 +53,7 @@ def evaluate_case(
         volume=volume,
         scored_shape=(size, size) if size else grid.slice_shape,
         spacing_mm=spacing,
+        slice_axis=grid.slice_axis,
     )
 
 

@@ -107,6 +107,7 @@ class CaseScores:
         volume: scores of the whole volume.
         scored_shape: `(H, W)` of the grid of the `_px` values.
         spacing_mm: voxel size along the array axes, or None for pictures.
+        slice_axis: the array axis across which slices were cut.
     """
 
     name: str
@@ -114,6 +115,7 @@ class CaseScores:
     volume: VolumeScore
     scored_shape: tuple[int, int]
     spacing_mm: tuple[float, float, float] | None = None
+    slice_axis: int = 2
 
 
 def dice(pred: NDArray[Any], true: NDArray[Any]) -> float:

@@ -56,7 +56,11 @@ def case_picture(
         whole.append(Panel(images[t], title, trues[t], preds[t], points))
         window = zoom_window(trues[t].shape, trues[t], preds[t])
         near.append(Panel(images[t], "", trues[t], preds[t], points, window=window))
-    png = strip([whole, near], ["whole slice", "near the masks"], spacing=grid.slice_spacing_mm)
+    if len(whole) == 1:  # a picture: both views side by side
+        rows, titles = [[*whole, *near]], []
+    else:
+        rows, titles = [whole, near], ["whole slice", "near the masks"]
+    png = strip(rows, titles, spacing=grid.slice_spacing_mm)
     return Picture(png, f"{case.name}: volume Dice {case.volume.dice:.3f}, its {len(whole)} worst slices")
 
 

@@ -53,6 +53,7 @@ def case_row(case: CaseScores, patients: Mapping[str, str]) -> dict[str, Any]:
         "dsc_positive": _mean([row.dsc for row in slices if not row.true_empty]),
         "iou": _mean([row.iou for row in slices]),
         "iou_positive": _mean([row.iou for row in slices if not row.true_empty]),
+        "slice_axis": case.slice_axis,
         "slices": len(slices),
         "positive_slices": sum(not row.true_empty for row in slices),
         "missed_slices": sum(row.pred_empty and not row.true_empty for row in slices),
