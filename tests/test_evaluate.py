@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from conftest import make_affine  # pyright: ignore[reportMissingImports]
+from steadysam.comparison import COMPARED, compare, holm_over
 from steadysam.data.volumes import read_label_map, write_mask, write_volume
 from steadysam.errors import BatchError, InputError, UsageError
 from steadysam.evaluate import Evaluation, evaluate_case, evaluate_folder, mask_files
 from steadysam.provenance import provenance_of
-from steadysam.summary import COMPARED, compare, holm_over, summarise
+from steadysam.summary import summarise
 from steadysam.types import Grid, Mask, put_slices
 
 OBLIQUE = Grid((20, 30, 6), make_affine((0.8, 1.5, 4.0), degrees=23, flips=(-1, 1, 1)), 2)

@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 
 from conftest import GRIDS  # pyright: ignore[reportMissingImports]
+from steadysam.comparison import compare
 from steadysam.errors import BatchError, InputError
 from steadysam.evaluate import Evaluation, evaluate_case
 from steadysam.geometry import slice_to_ras
@@ -31,7 +32,7 @@ from steadysam.report.figures import (
 )
 from steadysam.report.html import Picture, Section, Table, Text, render, write_page
 from steadysam.report.table import ABSENT, LEADING, columns_of, shown, to_csv, to_markdown, write_table
-from steadysam.summary import compare, summarise
+from steadysam.summary import summarise
 from steadysam.types import Grid, Volume
 
 ROWS = [

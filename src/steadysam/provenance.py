@@ -18,7 +18,7 @@ def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         record: content of `run.json`: `method`, `config`, `prompt_set_hash`, `prompt_sources`, and `prompts`
-            with `hash`, `sources` and `history`, per case under `cases` or once for all.
+            with `hash`, `sources` and `history`, per case or once for all; `prompt_set` with `seed`.
 
     Returns:
         Every key of `PROVENANCE_KEYS`; text or number, or None where the record says nothing.
@@ -32,7 +32,8 @@ def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
         or _join(sorted({str(s) for entry in prompts for s in entry.get("sources") or ()})),
         "prompt_set": record.get("prompt_set_hash")
         or _join(_distinct(entry.get("hash") for entry in prompts)),
-        "seed": _join(_distinct(value for step in history for value in _values(step, "seed"))),
+        "seed": _first(record.get("prompt_set"), "seed")
+        or _join(_distinct(value for step in history for value in _values(step, "seed"))),
         "training_seed": _first(_first_mapping(config, "compute"), "seed"),
         "noise_model": _join(_distinct(_noise(step) for step in history)),
         "empty_slice_rule": _join(_distinct(v for step in history for v in _values(step, "empty_rule"))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from steadysam.evaluate import Evaluation
     from steadysam.metrics import CaseScores
     from steadysam.report.html import Picture
-    from steadysam.summary import Comparison, Summary
+    from steadysam.summary import Summary
 
 _SHOWN = (
     "dsc",
@@ -98,9 +98,10 @@ def evaluate(
     allow_missing
         Score the common cases and end with exit code 0.
     """
+    from steadysam.comparison import compare as compare_cases
     from steadysam.evaluate import evaluate_folder, read_record
     from steadysam.provenance import provenance_of
-    from steadysam.summary import compare as compare_cases
+    from steadysam.report.evaluation import write_evaluation
     from steadysam.summary import summarise
 
     if size < 0:
@@ -127,7 +128,9 @@ def evaluate(
     }
     drawn = _pictures(evaluation, predictions, labels, images, target, pictures)
     settings = {"label": target.label, "label_values": target.values, "size": size, "seed": seed}
-    _write(output, evaluation, summary, owner, comparisons, drawn, settings)
+    write_evaluation(
+        output, evaluation, summary, owner, comparisons=comparisons, pictures=drawn, settings=settings
+    )
     _print(summary, output)
     problem = evaluation.problem()
     if problem is not None and not (allow_missing and problem.code == "EVAL_MISSING"):
@@ -245,44 +248,6 @@ def _pictures(
         marks = audit_marks(predictions / f"{name}.audit.json", grid)
         drawn.append(case_picture(case, read_volume(files[name]), pred, true, grid, marks))
     return drawn
-
-
-def _write(
-    output: Path,
-    evaluation: Evaluation,
-    summary: Summary,
-    owner: Mapping[str, str],
-    comparisons: Mapping[str, Comparison],
-    drawn: Sequence[Picture],
-    settings: Mapping[str, Any],
-) -> None:
-    from steadysam import __version__
-    from steadysam.files import write_json, write_text
-    from steadysam.report import evaluation as page
-    from steadysam.report.html import write_page
-    from steadysam.report.table import to_csv
-
-    cases = [page.case_row(case, owner) for case in page.worst_first(evaluation.cases)]
-    slices = page.slice_rows(evaluation.cases, owner)
-    content = {
-        "steadysam": __version__,
-        "settings": dict(settings),
-        "summary": summary.to_dict(),
-        "comparisons": {name: comparison.to_dict() for name, comparison in comparisons.items()},
-        "comparison_table": page.comparison_rows(comparisons),
-        "missing_predictions": evaluation.missing_predictions,
-        "missing_labels": evaluation.missing_labels,
-        "changed_masks": evaluation.changed,
-        "failures": {name: error.to_dict() for name, error in evaluation.failures.items()},
-        "cases": [{**row, "spacing_mm": case.spacing_mm, "volume": asdict(case.volume)}
-                  for row, case in zip(cases, page.worst_first(evaluation.cases), strict=True)],
-    }  # fmt: skip
-    write_json(output / "metrics.json", content)
-    write_text(output / "cases.csv", to_csv(cases, list(cases[0])))
-    write_text(output / "slices.csv", to_csv(slices, list(slices[0])))
-    sections = page.sections(evaluation, summary, owner, comparisons=comparisons, pictures=drawn)
-    title = f"Evaluation of {summary.provenance.get('method') or 'predictions'}, target {settings['label']}"
-    write_page(output / "report.html", title, sections, page.facts(summary))
 
 
 def _print(summary: Summary, output: Path) -> None:

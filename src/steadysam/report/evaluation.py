@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
+from steadysam import __version__
+from steadysam.comparison import Comparison, holm_over
 from steadysam.evaluate import Evaluation
+from steadysam.files import write_json, write_text
 from steadysam.metrics import METRICS, CaseScores
 from steadysam.report.figures import dots
-from steadysam.report.html import Picture, Section, Table, Text
-from steadysam.report.table import LEADING
+from steadysam.report.html import Picture, Section, Table, Text, write_page
+from steadysam.report.table import LEADING, to_csv
 from steadysam.statistics import group_means
-from steadysam.summary import Comparison, Summary, holm_over
+from steadysam.summary import Summary
 
 CASE_COLUMNS: dict[str, str] = {
     "case": "case",
@@ -157,6 +161,50 @@ def facts(summary: Summary) -> dict[str, Any]:
         "slices (without target)": f"{summary.n_slices} ({summary.n_empty_slices})",
         "scored on": grid,
     }
+
+
+def write_evaluation(
+    folder: str | Path,
+    evaluation: Evaluation,
+    summary: Summary,
+    patients: Mapping[str, str],
+    *,
+    comparisons: Mapping[str, Comparison] | None = None,
+    pictures: Sequence[Picture] = (),
+    settings: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write `metrics.json`, `cases.csv` (worst first), `slices.csv` and `report.html` into `folder`.
+
+    Args:
+        settings: how it was evaluated (label, size, seed), for the record; `label` goes into the title.
+
+    Returns:
+        The path of the page.
+    """
+    folder = Path(folder)
+    ordered = worst_first(evaluation.cases)
+    cases = [case_row(case, patients) for case in ordered]
+    slices = slice_rows(evaluation.cases, patients)
+    content = {
+        "steadysam": __version__,
+        "settings": dict(settings or {}),
+        "summary": summary.to_dict(),
+        "comparisons": {name: comparison.to_dict() for name, comparison in (comparisons or {}).items()},
+        "comparison_table": comparison_rows(comparisons or {}),
+        "missing_predictions": evaluation.missing_predictions,
+        "missing_labels": evaluation.missing_labels,
+        "changed_masks": evaluation.changed,
+        "failures": {name: error.to_dict() for name, error in evaluation.failures.items()},
+        "cases": [row | {"spacing_mm": case.spacing_mm} for row, case in zip(cases, ordered, strict=True)],
+    }
+    write_json(folder / "metrics.json", content)
+    write_text(folder / "cases.csv", to_csv(cases, list(cases[0])))
+    write_text(folder / "slices.csv", to_csv(slices, list(slices[0])))
+    page = sections(evaluation, summary, patients, comparisons=comparisons, pictures=pictures)
+    target = (settings or {}).get("label")
+    title = f"Evaluation of {summary.provenance.get('method') or 'predictions'}"
+    title += f", target {target}" if target else ""
+    return write_page(folder / "report.html", title, page, facts(summary))
 
 
 def _summary_section(summary: Summary) -> Section:
