@@ -69,3 +69,39 @@ def real_data() -> Path:
     if not folder or not Path(folder).is_dir():
         pytest.skip("set STEADYSAM_TEST_DATA to a folder of real data sets in nnU-Net raw layout")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def toy_dataset(tmp_path_factory) -> Path:
+    """Six labelled volumes of a bright, drifting blob in nnU-Net raw layout: (20, 26, 4), oblique, 1 x 1.2 x 4 mm."""
+    from steadysam.data.volumes import write_mask, write_volume
+    from steadysam.files import write_json
+    from steadysam.types import Mask
+
+    folder = tmp_path_factory.mktemp("data") / "Dataset001_Toy"
+    rng = np.random.default_rng(5)
+    i, j = np.mgrid[:20, :26]
+    for n in range(6):
+        part = "Ts" if n == 5 else "Tr"
+        centre = rng.uniform([7, 8], [13, 18])
+        mask = np.stack([(i - centre[0] - k) ** 2 + (j - centre[1]) ** 2 < (0 if k == 0 else 16) for k in range(4)], 2)
+        image = (rng.normal(100, 12, mask.shape) + 90 * mask).astype(np.int16)
+        grid = Grid((20, 26, 4), make_affine((1.0, 1.2, 4.0), degrees=9), 2)
+        write_volume(folder / f"images{part}" / f"toy_{n}_0000.nii.gz", image, grid)
+        write_mask(folder / f"labels{part}" / f"toy_{n}.nii.gz", Mask(mask, grid))
+    description = {"channel_names": {"0": "MRI"}, "labels": {"background": 0, "blob": 1}, "numTraining": 5}
+    write_json(folder / "dataset.json", {**description, "file_ending": ".nii.gz"})
+    return folder
+
+
+@pytest.fixture
+def toy_values(toy_dataset) -> dict:
+    """Configuration values of a run that takes about two seconds."""
+    stage = {"epochs": 2, "batch_size": 3, "learning_rate": 1e-3}
+    return {
+        "data": {"dataset": str(toy_dataset), "label": "blob"},
+        "preprocess": {"size": 32},
+        "backbone": {"name": "sam-test"},
+        "method": {"name": "spd", "adapt": "lora", "stage1": stage, "stage2": stage},
+        "compute": {"device": "cpu", "cache": "off", "threads": 1},
+    }

@@ -7,7 +7,7 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, ValidationError, field_validator
 
@@ -15,6 +15,9 @@ from steadysam.backbones import BACKBONES
 from steadysam.errors import ConfigError, InputError
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig
+
+
+Checked = TypeVar("Checked", bound=FrozenConfig)
 
 
 class DataConfig(FrozenConfig):
@@ -135,17 +138,13 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: `CONFIG_UNKNOWN_KEY` (with the nearest known key) or `CONFIG_VALUE`.
     """
-    try:
-        config = RunConfig.model_validate(values)
-        name = config.backbone.name
-        fields = METHODS[config.method_name].Config.model_fields
-        if "adapt" in fields and "adapt" not in config.method and name in BACKBONES:
-            adapt = "full" if BACKBONES[name].from_scratch else "lora"
-            config = config.model_copy(update={"method": {**config.method, "adapt": adapt}})
-        settings = config.method_config()
-    except ValidationError as error:
-        raise _config_error(error, values) from error
-    full = {"name": config.method_name, **settings.model_dump(mode="json")}
+    config = _validated(RunConfig, values, "")
+    kind = METHODS[config.method_name].Config
+    settings = {key: value for key, value in config.method.items() if key != "name"}
+    if "adapt" in kind.model_fields and "adapt" not in settings and config.backbone.name in BACKBONES:
+        settings["adapt"] = "full" if BACKBONES[config.backbone.name].from_scratch else "lora"
+    checked = _validated(kind, settings, "method.")
+    full = {"name": config.method_name, **checked.model_dump(mode="json")}
     return config.model_copy(update={"method": full})
 
 
@@ -204,26 +203,25 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _config_error(error: ValidationError, values: Mapping[str, Any]) -> ConfigError:
-    first = error.errors()[0]
-    place = ".".join(str(part) for part in first["loc"])
+def _validated(kind: type[Checked], values: Mapping[str, Any], prefix: str) -> Checked:
+    """`values` as a `kind`, or a typed error that names the setting below `prefix`."""
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+    place = prefix + ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        known = _known_keys(first["loc"][:-1], values)
+        known = _keys_at(kind, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        return ConfigError("CONFIG_UNKNOWN_KEY", f"there is no setting {place!r}", fix=hint)
+        raise ConfigError("CONFIG_UNKNOWN_KEY", f"there is no setting {place!r}", fix=hint)
     if first["type"] == "missing":
-        return ConfigError("CONFIG_MISSING", f"setting {place!r} is needed")
-    return ConfigError("CONFIG_VALUE", f"setting {place!r}: {first['msg']}", seen=repr(first.get("input")))
+        raise ConfigError("CONFIG_MISSING", f"setting {place!r} is needed")
+    raise ConfigError("CONFIG_VALUE", f"setting {place!r}: {first['msg']}", seen=repr(first.get("input")))
 
 
-def _known_keys(path: Sequence[Any], values: Mapping[str, Any]) -> list[str]:
-    name = values.get("method", {}).get("name", "spd") if isinstance(values.get("method"), Mapping) else "spd"
-    for root in (RunConfig, METHODS[name].Config if name in METHODS else RunConfig):
-        model: Any = root
-        for part in path:
-            field = getattr(model, "model_fields", {}).get(part)
-            model = field.annotation if field else None
-        if hasattr(model, "model_fields") and (path or root is not RunConfig or name not in METHODS):
-            return sorted(model.model_fields)
-    return sorted(RunConfig.model_fields)
+def _keys_at(kind: Any, path: Sequence[Any]) -> list[str]:
+    """The keys of the table at `path` below a configuration class."""
+    for part in path:
+        kind = kind.model_fields[part].annotation
+    return sorted(kind.model_fields)

@@ -21,6 +21,7 @@ import torch
 from torch import nn
 
 from steadysam.backbones import build_backbone
+from steadysam.backbones.table import Architecture
 from steadysam.backbones.lora import merge_lora
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.checkpoints import load_into
@@ -105,7 +106,7 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
     if overrides:
         values = config.model_dump(mode="json")
         config = make_config({**values, "method": {**values["method"], **overrides}})
-    model, settings = empty_model(config)
+    model, settings = empty_model(config, record.get("architecture"))
     load_into(model, tensors, file=weights)
     target = choose_device(device)
     _merge(model)
@@ -113,11 +114,16 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
     return Run(folder, config, settings, METHODS[config.method_name], model, record, target)
 
 
-def empty_model(config: RunConfig) -> tuple[nn.Module, FrozenConfig]:
-    """The network of a run whose weights are about to be loaded: needs no backbone weights."""
+def empty_model(config: RunConfig, architecture: Mapping[str, Any] | None) -> tuple[nn.Module, FrozenConfig]:
+    """The network of a run whose weights are about to be loaded; needs no file but the run's own."""
     settings = config.method_config()
-    backbone = build_backbone(config.backbone.name, config.preprocess.size, seed=config.backbone.seed, weights=False)
+    shape = None if architecture is None else Architecture(**_tuples(architecture))
+    backbone = build_backbone(config.backbone.name, config.preprocess.size, weights=False, architecture=shape)
     return METHODS[config.method_name].build(settings, backbone), settings
+
+
+def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

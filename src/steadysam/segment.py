@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steadysam.audit import decisions_to_slice
 from steadysam.data.slices import prepare_stack, unfit_masks
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import OutputError
 from steadysam.geometry import Outside, slice_boxes_xyxy, slice_points, to_model_points
 from steadysam.prompts.files import check_image, require_points
 from steadysam.runs import Run
-from steadysam.types import Decision, Frame, Mask, Prompts, Segmentation, SlicePoints, Volume
+from steadysam.types import Decision, Frame, Mask, Prompts, SlicePoints, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,19 +69,10 @@ def segment(
     if not np.isfinite(found.probability).all():
         raise OutputError("NUMERIC_NONFINITE", "the network gave numbers that are not finite; no mask is written")
     mask = Mask(unfit_masks(found.probability > threshold, volume.grid, stack.frame), volume.grid)
-    decisions = (*_to_slice(found, stack.frame), *_unused(prompts, volume, points))
+    decisions = (*decisions_to_slice(found.decisions, stack.frame), *_unused(prompts, volume, points))
     back = tuple(SlicePoints(stack.frame.to_slice(p.xy), p.positive, p.ids) for p in found.points)
     notes = {"foreground_voxels": int(mask.array.sum()), **found.notes}
     return Result(mask, decisions, back, found.probability, found.saliency, stack.frame, notes)
-
-
-def _to_slice(found: Segmentation, frame: Frame) -> list[Decision]:
-    if not found.decisions:
-        return []
-    xy = frame.to_slice(np.array([decision.xy for decision in found.decisions]))
-    return [
-        replace(decision, xy=(float(x), float(y))) for decision, (x, y) in zip(found.decisions, xy, strict=True)
-    ]
 
 
 def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints]) -> list[Decision]:

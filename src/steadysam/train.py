@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -154,6 +155,8 @@ def _run_stage(
         model.eval().requires_grad_(False)
         save_tensors(done, trained)
         summary = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_loss": state.best_loss}
+        if state.best_epoch < 0:  # no epoch was asked for
+            summary["best_loss"] = None
         summary["trained_parameters"] = sum(p.numel() for p in trained.values())
         write_json(folder / "checkpoints" / f"{stage.name}.json", summary)
     accelerator.wait_for_everyone()
@@ -183,6 +186,7 @@ def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: Traini
     record |= {
         "status": "finished",
         "weights_sha256": digest,
+        "architecture": asdict(model.backbone.architecture) if hasattr(model, "backbone") else None,
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": stages,
         "data": data.record,

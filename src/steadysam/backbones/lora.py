@@ -51,6 +51,11 @@ def inject_lora(
     return backbone
 
 
+def draw_seed() -> int:
+    """A seed for `inject_lora` from torch's generator, as the other fresh weights of a method are drawn from it."""
+    return int(torch.randint(2**31, (1,)))
+
+
 def has_lora(backbone: SamBackbone) -> bool:
     """True if adapters are present (and not merged away)."""
     return any(_MARK in name for name, _ in backbone.named_parameters())
