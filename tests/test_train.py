@@ -20,7 +20,7 @@ from steadysam.loop import batches, select_trainable
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Chance, StageSettings
 from steadysam.runs import build_model, choose_device, load_run
-from steadysam.train import train
+from steadysam.training import train
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +90,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(finished, tmp_path, monkeyp
         patch.setattr(loop, "_train_epoch", raise_at("step", loop._train_epoch))
         patch.setattr(loop, "_save", raise_at("save", loop._save))
         if kill_at == "finish":
-            import steadysam.train as module
+            import steadysam.training as module
 
             patch.setattr(module, "_finish", lambda *_: (_ for _ in ()).throw(Killed))
         with pytest.raises(Killed):

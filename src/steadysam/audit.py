@@ -30,7 +30,7 @@ _VERDICT = re.compile(r"^(accepted|rejected|ignored|added)\b[^;]*(;\s*|$)")
 
 
 class Audited(Protocol):
-    """What an audit needs of a segmented volume; `steadysam.segment.Result` has it."""
+    """What an audit needs of a segmented volume; `steadysam.segmenting.Result` has it."""
 
     @property
     def mask(self) -> Mask: ...

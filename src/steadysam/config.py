@@ -16,7 +16,6 @@ from steadysam.errors import ConfigError, InputError
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig
 
-
 Checked = TypeVar("Checked", bound=FrozenConfig)
 
 

@@ -21,9 +21,9 @@ import torch
 from torch import nn
 
 from steadysam.backbones import build_backbone
-from steadysam.backbones.table import Architecture
-from steadysam.backbones.lora import merge_lora
 from steadysam.backbones.checkpoints import read_safetensors
+from steadysam.backbones.lora import merge_lora
+from steadysam.backbones.table import Architecture
 from steadysam.checkpoints import load_into
 from steadysam.config import RunConfig, make_config, read_config
 from steadysam.errors import CheckpointError, ResourceError, SteadyError

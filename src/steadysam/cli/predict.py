@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from rich.console import Console
 
 if TYPE_CHECKING:
-    from steadysam.predict import Job
+    from steadysam.prediction import Job
 
 
 def predict(
@@ -68,10 +68,10 @@ def predict(
     from steadysam.config import apply_settings
     from steadysam.embeddings import EmbeddingCache
     from steadysam.logs import progress_bar
-    from steadysam.predict import PredictOptions, find_jobs
-    from steadysam.predict import predict as run_prediction
+    from steadysam.prediction import PredictOptions, find_jobs
+    from steadysam.prediction import predict as run_prediction
     from steadysam.runs import load_run
-    from steadysam.train import computing
+    from steadysam.training import computing
 
     overrides: dict[str, Any] = apply_settings({}, settings)
     run = load_run(model, device, **overrides)

@@ -75,7 +75,7 @@ def train(
         Go on with the run in the output folder.
     """
     from steadysam.config import apply_settings, make_config, read_config
-    from steadysam.train import train as run_training
+    from steadysam.training import train as run_training
 
     values = read_config(config) if config else {}
     flags = {

@@ -1,7 +1,7 @@
 """What a method is: a module with four names, `Config`, `build`, `stages`, `segment`.
 
 A method says which parameters are trained and which losses drive them, stage by stage; the one training loop
-(`steadysam.train`) does the rest. It never reads files and never sees millimetres.
+(`steadysam.training`) does the rest. It never reads files and never sees millimetres.
 """
 
 from __future__ import annotations

@@ -11,8 +11,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steadysam.augment import IDENTITY, Augmentation, move_images
-from steadysam.backbones.fingerprint import fingerprint
 from steadysam.backbones.backbone import Backbone
+from steadysam.backbones.fingerprint import fingerprint
 from steadysam.data.slices import normalise
 from steadysam.embeddings import EmbeddingCache
 from steadysam.types import SlicePoints, SliceStack

@@ -20,7 +20,7 @@ from steadysam.geometry import Outside, describe_grid
 from steadysam.prompts.files import read_prompts
 from steadysam.prompts.sets import find_prompt_file
 from steadysam.runs import Run, versions
-from steadysam.segment import segment
+from steadysam.segmenting import segment
 
 logger = logging.getLogger(__name__)
 
