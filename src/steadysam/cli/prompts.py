@@ -78,7 +78,7 @@ def check(
     reports = {}
     for name, path, picture in prompt_image_pairs(prompts, image):
         grid, array = read_image(picture, slice_axis, header_only)
-        reports[name] = check_prompts(read_prompts(path, grid, verify_image=False), grid, array)
+        reports[name] = check_prompts(read_prompts(path, grid, verify_image=False), grid, array, picture.name)
     if json_:
         rows = {name: report.to_dict() for name, report in reports.items()}
         say(json.dumps(rows if prompts.is_dir() else next(iter(rows.values())), indent=2))

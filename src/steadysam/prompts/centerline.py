@@ -18,6 +18,7 @@ from steadysam.prompts.rows import check_mask, simulated, triple
 from steadysam.prompts.skeleton import geodesic_path, slice_path
 from steadysam.types import Grid, Point, Prompts
 
+_MEMORY = 0.8  # how much of its turn the walk keeps per step: it wanders about the tangent, not in circles
 Whole = Annotated[int, Ge(1)]
 
 
@@ -40,8 +41,8 @@ def centerline(
         route: `slices` joins the middle of the structure from slice to slice; `geodesic` follows the largest
             connected part from end to end, also where it runs within slices or turns back.
         overshoot: how far the tracing runs on beyond *each* end, as a share of the structure's length.
-        wander: deviation of the direction, per step of one slice distance, of the random walk beyond the ends
-            (0 runs straight on along the end tangent).
+        wander: how much the random walk beyond the ends turns per step of one slice distance, as a deviation of
+            its unit direction (0 runs straight on along the end tangent).
         drift_mm: deviation of the smooth sideways drift, along each axis of the slice.
         drift_length_mm: length along the tracing over which the drift forgets itself.
         gap_rate: probability that a gap begins at a slice outside a gap.
@@ -97,12 +98,12 @@ def _walk(
     wander: float,
 ) -> NDArray[np.float64]:
     """Vertices beyond the last point of `path_mm`; the walk ends with its first vertex outside the volume."""
-    direction = _end_direction(path_mm, grid)
+    tangent, turn = _end_direction(path_mm, grid), np.zeros(3)
     here, rows, done = path_mm[-1], [], 0.0
     while reach - done > 1e-9:
         length = min(step, reach - done)
-        direction = direction + generator.normal(0, wander, 3)
-        direction = direction / max(np.linalg.norm(direction), 1e-9)
+        turn = _MEMORY * turn + generator.normal(0, wander, 3)
+        direction = (tangent + turn) / max(float(np.linalg.norm(tangent + turn)), 1e-9)
         here = here + direction * length
         done += length
         rows.append(here)

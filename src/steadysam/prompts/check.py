@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from itertools import permutations
@@ -29,6 +29,7 @@ _MOSTLY = (
     0.5  # a wrong frame is suspected when more than this share of the points is outside, and comes in by it
 )
 _NEIGHBOURS = 2  # slices on either side in which a prompted slice expects company
+_SHOWN = 10  # findings of one code that the text for people lists
 _PATCH = 2  # voxels on either side that must all be equal for a point to lie on padding
 
 
@@ -76,20 +77,33 @@ class CheckReport:
             f"{self.points} points and {self.boxes} boxes on {self.slices} slices, "
             f"source {', '.join(self.sources) or 'none'}"
         )
-        rows = [f"{finding.severity:<7} {finding.code:<22} {finding.text}" for finding in self.findings]
+        shown: Counter[str] = Counter()
+        rows = []
+        for finding in self.findings:
+            shown[finding.code] += 1
+            if shown[finding.code] <= _SHOWN:
+                rows.append(f"{finding.severity:<7} {finding.code:<22} {finding.text}")
+        rows += [f"… and {n - _SHOWN} more {code}" for code, n in shown.items() if n > _SHOWN]
         return "\n".join([head, *(rows or ["nothing found"])])
 
 
-def check(prompts: Prompts, grid: Grid, image: NDArray[Any] | None = None) -> CheckReport:
+def check(
+    prompts: Prompts, grid: Grid, image: NDArray[Any] | None = None, image_name: str = ""
+) -> CheckReport:
     """Look for points outside, wrong frames, duplicates, sign conflicts, points on padding and lonely slices.
 
     Args:
         image: (I, J, K[, C]) voxels, for the check on padding; left out without it.
+        image_name: file name of the image, compared with the name that the prompts give.
     """
     ijk = ras_to_voxel(prompts.points_mm(), grid)
     distance = distance_outside_mm(prompts.points_mm(), grid)
     inside = distance == 0
-    findings = [*_other_image(prompts, grid), *_none(prompts), *_outside(prompts, ijk, distance, grid)]
+    findings = [
+        *_other_image(prompts, grid, image_name),
+        *_none(prompts),
+        *_outside(prompts, ijk, distance, grid),
+    ]
     findings += _same_voxel(prompts, ijk, inside)
     findings += _boxes(prompts, grid)
     if image is not None:
@@ -101,11 +115,15 @@ def check(prompts: Prompts, grid: Grid, image: NDArray[Any] | None = None) -> Ch
     return CheckReport(tuple(findings), len(prompts.points), len(prompts.boxes), len(slices), prompts.sources)
 
 
-def _other_image(prompts: Prompts, grid: Grid) -> Iterator[Finding]:
+def _other_image(prompts: Prompts, grid: Grid, image_name: str) -> Iterator[Finding]:
     try:
         check_image(prompts, grid)
     except InputError as error:
         yield Finding(error.code, "error", f"{error.what} (seen {error.seen})")
+    if image_name and prompts.image.name and prompts.image.name != image_name:
+        # grids of two patients can be equal, and files get renamed: worth a look, no error
+        text = f"the prompts name the image {prompts.image.name!r}, this is {image_name!r}"
+        yield Finding("PROMPT_IMAGE_NAME", "warning", text)
 
 
 def _none(prompts: Prompts) -> Iterator[Finding]:

@@ -28,7 +28,12 @@ def slice_crossings(path_mm: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
     found = [
         row for a, b in zip(path[:-1], path[1:], strict=True) for row in _segment(a, b, axis, grid.depth)
     ]
-    if abs(path[-1, axis] - round(path[-1, axis])) < 1e-6 and 0 <= round(path[-1, axis]) < grid.depth:
+    closed = len(path) > 1 and np.allclose(path[0], path[-1])  # then its end is its start, already counted
+    if (
+        not closed
+        and abs(path[-1, axis] - round(path[-1, axis])) < 1e-6
+        and 0 <= round(path[-1, axis]) < grid.depth
+    ):
         found.append(path[-1])
     if not found:
         middle = path.mean(axis=0)

@@ -167,6 +167,13 @@ def _parse(content: Any, path: Path, grid: Grid | None) -> Prompts:
             fix="add the field; it is never guessed",
         )
     file = parse(PromptFile, content, path)
+    if file.frame == "ijk" and grid is None:
+        raise InputError(
+            "PROMPT_GRID_MISSING",
+            "array indices (ijk) need their image to become millimetres",
+            file=path,
+            fix="name the image, for example with --image",
+        )
     if len(file.prompts) > MAX_PROMPTS:
         raise ResourceError(
             "PROMPT_TOO_MANY", "too many prompts", file=path, seen=len(file.prompts), expected=MAX_PROMPTS
