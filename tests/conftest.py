@@ -105,3 +105,11 @@ def toy_values(toy_dataset) -> dict:
         "method": {"name": "spd", "adapt": "lora", "stage1": stage, "stage2": stage},
         "compute": {"device": "cpu", "cache": "off", "threads": 1},
     }
+
+
+@pytest.fixture(scope="session")
+def toy_run(toy_dataset, tmp_path_factory) -> Path:
+    """One SPD run on the toy data that tells good points from bad; look at it, do not write to it."""
+    from toys import train_toy
+
+    return train_toy(toy_dataset, tmp_path_factory.mktemp("runs") / "toy")

@@ -1,12 +1,14 @@
 """The contracts: every method of `METHODS` and every from-scratch backbone of `BACKBONES`, in turn."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
-from conftest import GRIDS, make_affine
 from pydantic import ValidationError
 from torch import nn
 
+from conftest import GRIDS, make_affine
 from steadysam.backbones import BACKBONES, build_backbone
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.checkpoints import load_into, save_tensors
@@ -34,7 +36,7 @@ def build(method, seed=0):
     return method.build(method.Config(), build_backbone("sam-test", SIZE, seed=seed)).eval()
 
 
-def make_stack(grid: Grid, fit="stretch", seed=0):
+def make_stack(grid: Grid, fit: Literal["stretch", "pad"] = "stretch", seed=0):
     rng = np.random.default_rng(seed)
     volume = Volume(rng.normal(100, 30, grid.shape).astype(np.float32), grid)
     return prepare_stack(volume, Preprocess(size=SIZE, fit=fit, norm="spd"))

@@ -1,0 +1,81 @@
+"""What several test files share: a trained run, prompts that hit and miss, the command line in process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steadysam.config import make_config
+from steadysam.geometry import slice_to_ras
+from steadysam.training import train
+from steadysam.types import Grid, Point, Prompts, Volume
+
+STAGE = {"epochs": 12, "batch_size": 5, "learning_rate": 3e-3}
+
+
+def toy_run_values(dataset: Path, **method: Any) -> dict[str, Any]:
+    """The configuration of a run that trains for about three seconds and has learnt something then."""
+    return {
+        "data": {"dataset": str(dataset), "label": "blob"},
+        "preprocess": {"size": 32},
+        "backbone": {"name": "sam-test"},
+        "method": {
+            "name": "spd",
+            "adapt": "full",
+            "stage1": STAGE,
+            "stage2": {**STAGE, "epochs": 4},
+            **method,
+        },
+        "compute": {"device": "cpu", "cache": "off", "threads": 1},
+    }
+
+
+def train_toy(dataset: Path, folder: Path, **method: Any) -> Path:
+    """A finished run folder."""
+    return train(make_config(toy_run_values(dataset, **method)), folder)
+
+
+def make_volume(grid: Grid, seed: int = 0) -> Volume:
+    """A bright ellipse on noise, on every slice, as float32 `(I, J, K)`; looks like the toy data set."""
+    rng = np.random.default_rng(seed)
+    axes = grid.plane_axes
+    index = np.indices(grid.shape)
+    inside = sum(((index[a] - grid.shape[a] / 2) / (grid.shape[a] / 4)) ** 2 for a in axes) < 1
+    return Volume((rng.normal(100, 12, grid.shape) + 90 * inside).astype(np.float32), grid)
+
+
+def click(name: str, xy: tuple[float, float], index: int, grid: Grid, **more: Any) -> Point:
+    """A point given by slice pixels, as RAS mm."""
+    x, y, z = slice_to_ras(np.array([xy]), index, grid)[0].tolist()
+    return Point(name, (x, y, z), **more)
+
+
+def some_prompts(grid: Grid, seed: int = 3) -> Prompts:
+    """On every slice but the last of several: one point in the middle and one or two anywhere."""
+    rng = np.random.default_rng(seed)
+    height, width = grid.slice_shape
+    points = []
+    for t in range(max(1, grid.depth - 1)):
+        points.append(click(f"hit{t}", (width / 2 + 0.2, height / 2 - 0.3), t, grid))
+        for n in range(1 + t % 2):
+            xy = (float(rng.uniform(0, width - 1)), float(rng.uniform(0, height - 1)))
+            points.append(click(f"stray{t}.{n}", xy, t, grid))
+    return Prompts(tuple(points))
+
+
+def steadysam(*words: Any) -> int:
+    """Run a command line in this process; returns the exit code that a shell would see."""
+    from steadysam.cli import app
+
+    try:
+        code = app.meta([str(word) for word in words])
+    except SystemExit as stop:
+        code = stop.code
+    return int(code or 0)
+
+
+def leftovers(folder: Path) -> list[Path]:
+    """Temporary files and folders below a folder; there must never be any."""
+    return sorted(folder.rglob(".tmp-*")) if folder.exists() else []
