@@ -38,11 +38,11 @@ def centerline(
     """A tracing of the structure, one point per slice crossing, clamped into the volume; all positive.
 
     Args:
-        route: `slices` joins the middle of the structure from slice to slice; `geodesic` follows the largest
-            connected part from end to end, also where it runs within slices or turns back.
+        route: `slices` joins the middle of the structure from slice to slice; `geodesic`, for tubes, follows
+            the largest connected part from end to end, also where it runs within slices or turns back.
         overshoot: how far the tracing runs on beyond *each* end, as a share of the structure's length.
-        wander: how much the random walk beyond the ends turns per step of one slice distance, as a deviation of
-            its unit direction (0 runs straight on along the end tangent).
+        wander: how much the random walk beyond the ends turns per step of one slice distance, as a
+            deviation of its unit direction (0 runs straight on along the end tangent).
         drift_mm: deviation of the smooth sideways drift, along each axis of the slice.
         drift_length_mm: length along the tracing over which the drift forgets itself.
         gap_rate: probability that a gap begins at a slice outside a gap.

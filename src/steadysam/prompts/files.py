@@ -185,21 +185,7 @@ def _parse(content: Any, path: Path, grid: Grid | None) -> Prompts:
         if entry.id in ids:
             raise InputError("PROMPT_SCHEMA", f"{pointer}/id: stands twice", file=path, seen=ascii(entry.id))
         ids.add(entry.id)
-        if (entry.source or file.source) is None:
-            raise InputError(
-                "PROMPT_SOURCE_MISSING",
-                f"{pointer}: the file does not say where this prompt comes from",
-                file=path,
-                expected="source: human, centerline, scribble, simulated, detector or ground_truth",
-                fix="add `source` to the prompt, or once at the top level",
-            )
-        common = {
-            "id": entry.id,
-            "label": entry.label,
-            "source": entry.source or file.source,
-            "annotator": entry.annotator,
-            "description": entry.description,
-        }
+        common = _common(entry, file.source, path, pointer)
         if isinstance(entry, PointEntry):
             xyz = triple(to_ras(np.array(entry.coordinates), file.frame, grid)[0])
             points.append(Point(xyz_mm=xyz, sign=entry.sign, **common))
@@ -209,6 +195,21 @@ def _parse(content: Any, path: Path, grid: Grid | None) -> Prompts:
     shape = tuple(file.image.shape) if file.image.shape else None
     image = ImageRef(file.image.name, shape, file.image.grid)  # type: ignore[arg-type]
     return Prompts(tuple(points), tuple(boxes), image, tuple(file.history))
+
+
+def _common(entry: Any, default: PromptSource | None, path: Path, pointer: str) -> dict[str, Any]:
+    """What points and boxes share; the source may stand once at the top of the file."""
+    source = entry.source or default
+    if source is None:
+        raise InputError(
+            "PROMPT_SOURCE_MISSING",
+            f"{pointer}: the file does not say where this prompt comes from",
+            file=path,
+            expected="source: human, centerline, scribble, simulated, detector or ground_truth",
+            fix="add `source` to the prompt, or once at the top level",
+        )
+    texts = {name: getattr(entry, name) for name in ("id", "label", "annotator", "description")}
+    return {**texts, "source": source}
 
 
 def _box_axes(entry: Any, frame: PromptFrame, grid: Grid | None, path: Path, pointer: str) -> tuple[Any, Any]:
