@@ -11,13 +11,22 @@ import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from steadysam.files import write_text
-from steadysam.methods.contract import StageSettings
+
+if TYPE_CHECKING:  # it would load torch, and prediction tools use the bars too
+    from steadysam.methods.contract import StageSettings
 
 
 class TrainingLog:

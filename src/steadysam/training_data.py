@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -9,20 +10,27 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from steadysam.cachefolder import cache_folder
 from steadysam.config import RunConfig
-from steadysam.data.cases import Case, Dataset, check_pair, read_dataset, resolve_label
+from steadysam.data.cases import Case, Dataset, check_pair, check_values, read_dataset, resolve_label
 from steadysam.data.slices import fit_masks, prepare_stack
-from steadysam.data.splits import Split, split_cases
+from steadysam.data.splits import Split, refuse_byte_leaks, split_cases
 from steadysam.data.volumes import read_label_map, read_volume, select_label
-from steadysam.errors import InputError
-from steadysam.files import content_key
+from steadysam.errors import ConfigError, InputError
+from steadysam.files import atomic_write, content_key
 from steadysam.geometry import slice_points, to_model_points
 from steadysam.methods.contract import TrainingCase
 from steadysam.prompts.files import read_prompts
+from steadysam.prompts.rows import stamped
 from steadysam.prompts.sets import find_prompt_file, write_set
 from steadysam.prompts.simulate import SIMULATORS, generator_for
-from steadysam.types import Mask, Preprocess, Prompts, SlicePoints, Volume
+from steadysam.types import Mask, Preprocess, Prompts, SlicePoints, SliceStack, Volume
+
+logger = logging.getLogger(__name__)
+
+_SPILL_BYTES = 64 << 20  # a CT of 64 slices at 512 px
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,20 +58,31 @@ def load_training_data(
     dataset = read_dataset(config.data.dataset, channel=config.data.channel)
     values = resolve_label(dataset, config.data.label)
     split = split_of(config, dataset)
+    refuse_byte_leaks(split)
     chosen = [*split.train, *split.val]
+    spill = cache_folder(config.compute.cache)
     prompts: dict[str, Prompts] = {}
     cases: dict[str, TrainingCase] = {}
     hashes: dict[str, str] = {}
+    axes: set[int] = set()
     for case in track(chosen):
-        volume, mask = read_case(case, values, config.data.slice_axis)
-        prompts[case.name] = prompts_of_case(config, dataset, case, volume, mask)
-        cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name])
+        volume, mask = read_case(case, values, slice_axis_of(config, dataset), dataset)
+        axes.add(volume.grid.slice_axis)
+        folder = prompt_files(config, dataset, case.part)
+        prompts[case.name] = (
+            read_case_prompts(folder, case, volume) if folder else simulate(config, case.name, mask)
+        )
+        redraw = None if folder else partial(_redraw, config, mask)
+        cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name], redraw, spill)
         hashes[case.name] = content_key(volume.sha256, np.packbits(mask.array))
     if not any(case.masks.any() for case in cases.values()):
         raise InputError("LABEL_EMPTY", f"no training case has a voxel of label {config.data.label!r}")
-    frozen = {"meta": _prompt_meta(config), "sources": _sources(prompts.values())}
+    logger.info("%d training and %d validation cases (%s)", len(split.train), len(split.val), split.rule)
+    logger.info("slices across array axis %s", " and ".join(map(str, sorted(axes))))
+    meta = _prompt_meta(config, prompt_files(config, dataset, "Tr"))
+    frozen = {"meta": meta, "sources": sorted({source for p in prompts.values() for source in p.sources})}
     if prompt_folder is not None:
-        frozen["hash"] = write_set(prompt_folder, prompts, _prompt_meta(config)).hash
+        frozen["hash"] = write_set(prompt_folder, prompts, meta).hash
     record = {
         "dataset": dataset.name,
         "label": config.data.label,
@@ -89,72 +108,120 @@ def split_of(config: RunConfig, dataset: Dataset) -> Split:
     if data.train_patients:
         patients = list(dict.fromkeys(case.patient for case in split.train))[: data.train_patients]
         kept = tuple(case for case in split.train if case.patient in patients)
-        split = Split(kept, split.val, split.test, f"{split.rule}; first {data.train_patients} training patients")
+        split = Split(
+            kept, split.val, split.test, f"{split.rule}; first {data.train_patients} training patients"
+        )
     return split
 
 
-def read_case(case: Case, values: Sequence[int], slice_axis: int | None) -> tuple[Volume, Mask]:
+def slice_axis_of(config: RunConfig, dataset: Dataset) -> int | None:
+    """The axis of the configuration, else of the data set's description; None lets the spacing decide."""
+    return config.data.slice_axis if config.data.slice_axis is not None else dataset.slice_axis
+
+
+def read_case(
+    case: Case, values: Sequence[int], slice_axis: int | None, dataset: Dataset | None = None
+) -> tuple[Volume, Mask]:
     """Image and target mask of one labelled case, on the same grid.
 
+    Args:
+        dataset: where given, label values that it does not declare are refused.
+
     Raises:
-        InputError: `DATA_PAIRS` without a label, `LABEL_GRID` if the grids differ.
+        InputError: `DATA_PAIRS` without a label, `LABEL_GRID` if the grids differ, `LABEL_UNKNOWN`.
     """
     volume = read_volume(case.image, slice_axis=slice_axis)
     if case.label is None:
         raise InputError("DATA_PAIRS", f"case {case.name} has no label file", file=case.image)
-    labels, grid = read_label_map(case.label)
-    check_pair(volume.grid, grid)
+    labels, grid = read_label_map(case.label, slice_axis=volume.grid.slice_axis)
+    check_pair(volume.grid, grid, case.label)
+    if dataset is not None:
+        check_values(dataset, labels, case.label)
     return volume, Mask(select_label(labels, values), volume.grid)
 
 
-def make_case(config: RunConfig, name: str, volume: Volume, mask: Mask, prompts: Prompts) -> TrainingCase:
-    """A case in model pixels."""
+def make_case(
+    config: RunConfig,
+    name: str,
+    volume: Volume,
+    mask: Mask,
+    prompts: Prompts,
+    redraw: Callable[[np.random.Generator], Prompts] | None = None,
+    spill: Path | None = None,
+) -> TrainingCase:
+    """A case in model pixels.
+
+    Args:
+        redraw: draws other prompts of the same kind.
+        spill: folder for the pixels of cases too large to be held in memory by the hundred; they are mapped.
+    """
     stack = prepare_stack(volume, Preprocess(**config.preprocess.model_dump()))
-    to_points = partial(_model_points, config, volume, stack.frame)
-    redraw = None
-    if config.prompts.folder is None and "simulated" in prompts.sources:
-        redraw = partial(_redraw, config, mask, to_points)
     masks = fit_masks(mask.array, volume.grid, stack.frame)
-    return TrainingCase(name, stack, masks, to_points(prompts), redraw)
+    if spill is not None and stack.images.nbytes > _SPILL_BYTES:
+        key = content_key(stack.key, np.packbits(masks))
+        images = _mapped(spill / "stacks" / f"{key}-images.npy", stack.images)
+        stack = SliceStack(images, stack.frame, stack.preprocess, stack.key)
+        masks = _mapped(spill / "stacks" / f"{key}-masks.npy", masks)
+
+    def to_points(given: Prompts) -> tuple[SlicePoints, ...]:
+        return to_model_points(slice_points(given, volume.grid, config.prompts.outside), stack.frame)
+
+    again = None if redraw is None else (lambda generator: to_points(redraw(generator)))
+    return TrainingCase(name, stack, masks, to_points(prompts), again)
 
 
-def prompts_of_case(config: RunConfig, dataset: Dataset, case: Case, volume: Volume, mask: Mask) -> Prompts:
-    """Prompts from the folder that the run names, else from the data set's own, else simulated.
+def prompt_files(config: RunConfig, dataset: Dataset, part: str) -> Path | None:
+    """The folder of prompt files: the configuration's, else the data set's own; None: prompts are simulated."""
+    if config.prompts.folder:
+        return Path(config.prompts.folder)
+    folder = dataset.folder / f"prompts{part}"
+    return folder if folder.is_dir() else None
+
+
+def read_case_prompts(folder: Path, case: Case, volume: Volume) -> Prompts:
+    """The prompt file of one case.
 
     Raises:
-        InputError: `PROMPT_CASE_MISSING` if a folder has no file for the case.
+        InputError: `PROMPT_CASE_MISSING` if the folder has none, and those of `read_prompts`.
     """
-    folder = Path(config.prompts.folder) if config.prompts.folder else dataset.folder / f"prompts{case.part}"
-    if config.prompts.folder or folder.is_dir():
-        path = find_prompt_file(folder, case.name)
-        if path is None:
-            raise InputError("PROMPT_CASE_MISSING", f"no prompt file for case {case.name}", file=folder)
-        return read_prompts(path, volume.grid)
-    simulate = SIMULATORS[config.prompts.simulator]
-    generator = generator_for(config.prompts.seed, config.prompts.simulator, case.name)
-    return simulate(mask.array, volume.grid, generator, **config.prompts.options)
+    path = find_prompt_file(folder, case.name)
+    if path is None:
+        raise InputError("PROMPT_CASE_MISSING", f"no prompt file for case {case.name}", file=folder)
+    return read_prompts(path, volume.grid)
 
 
-def _model_points(config: RunConfig, volume: Volume, frame: Any, prompts: Prompts) -> tuple[SlicePoints, ...]:
-    return to_model_points(slice_points(prompts, volume.grid, config.prompts.outside), frame)
+def simulate(config: RunConfig, name: str, mask: Mask) -> Prompts:
+    """Prompts from the configured simulator; a function of the mask, the seed and the case's name."""
+    generator = generator_for(config.prompts.seed, config.prompts.simulator, name)
+    return stamped(_redraw(config, mask, generator), seed=config.prompts.seed)
 
 
-def _redraw(
-    config: RunConfig,
-    mask: Mask,
-    to_points: Callable[[Prompts], tuple[SlicePoints, ...]],
-    generator: np.random.Generator,
-) -> tuple[SlicePoints, ...]:
-    simulate = SIMULATORS[config.prompts.simulator]
-    return to_points(simulate(mask.array, mask.grid, generator, **config.prompts.options))
+def _redraw(config: RunConfig, mask: Mask, generator: np.random.Generator) -> Prompts:
+    name = config.prompts.simulator
+    if name not in SIMULATORS:
+        raise ConfigError("CONFIG_VALUE", f"no simulator {name!r}", expected=", ".join(SIMULATORS))
+    return SIMULATORS[name](mask.array, mask.grid, generator, **config.prompts.options)
 
 
-def _prompt_meta(config: RunConfig) -> dict[str, Any]:
+def _prompt_meta(config: RunConfig, folder: Path | None) -> dict[str, Any]:
+    if folder is not None:
+        return {"origin": "files", "folder": folder.name}
     prompts = config.prompts
-    if prompts.folder:
-        return {"origin": "files", "folder": Path(prompts.folder).name}
-    return {"origin": "simulator", "simulator": prompts.simulator, "seed": prompts.seed, "options": prompts.options}
+    return {
+        "origin": "simulator",
+        "simulator": prompts.simulator,
+        "seed": prompts.seed,
+        "options": prompts.options,
+    }
 
 
-def _sources(prompts: Iterable[Prompts]) -> list[str]:
-    return sorted({source for case in prompts for source in case.sources})
+def _mapped(path: Path, array: NDArray[Any]) -> NDArray[Any]:
+    """The array as a read-only memory map of a file that is written once."""
+    if not path.is_file():
+
+        def produce(temporary: Path) -> None:
+            with open(temporary, "wb") as handle:  # by handle: NumPy would add a suffix to the name
+                np.save(handle, array, allow_pickle=False)
+
+        atomic_write(path, produce)
+    return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -84,7 +84,7 @@ _VIT_B = Architecture(hidden=768, layers=12, heads=12, mlp=3072, global_layers=(
 _VIT_L = Architecture(hidden=1024, layers=24, heads=16, mlp=4096, global_layers=(5, 11, 17, 23))
 _VIT_H = Architecture(hidden=1280, layers=32, heads=16, mlp=5120, global_layers=(7, 15, 23, 31))
 _TINY = Architecture(
-    hidden=192, layers=6, heads=3, mlp=768, patch=8, window=0, channels=128, decoder_mlp=512, decoder_heads=4
+    hidden=128, layers=4, heads=4, mlp=512, patch=8, window=0, channels=96, decoder_mlp=384, decoder_heads=4
 )
 _TEST = Architecture(
     hidden=32,
@@ -107,7 +107,7 @@ BACKBONES: Mapping[str, BackboneSpec] = {
         BackboneSpec(
             name="sam-tiny",
             architecture=_TINY,
-            parameters=3_711_488,
+            parameters=1_383_844,
             native_size=128,
             about="random weights; trains on a CPU at 96 to 256 px",
         ),

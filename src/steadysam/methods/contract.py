@@ -164,4 +164,3 @@ class Method(Protocol):
     ) -> Segmentation:
         """Segment one stack; deterministic, no gradient."""
         ...
-

@@ -61,7 +61,9 @@ def stages(config: Config) -> tuple[Stage, ...]:
         Stage(
             name="tuning",
             trainable=("backbone.mask_decoder.*", encoder),
-            samples=lambda model, cases, cache: AugmentedSlices(cases, config.augment, prompted=True, redraw=config.redraw),
+            samples=lambda model, cases, cache: AugmentedSlices(
+                cases, config.augment, prompted=True, redraw=config.redraw
+            ),
             losses=lambda model, batch: tuning_losses(cast(SamTuning, model), batch, config),
             settings=config.tuning,
         ),
@@ -86,8 +88,12 @@ def segment(
     embeddings = encode_stack(sam, stack, cache, encoder_key(sam))
     probability = decode_stack(sam, embeddings, points)
     decisions = tuple(
-        Decision(name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y)))
+        Decision(
+            name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y))
+        )
         for t, here in enumerate(points)
         for name, (x, y) in zip(here.ids, here.xy, strict=True)
     )
-    return Segmentation(probability, None, tuple(points), decisions, {"decoder_points": sum(map(len, points))})
+    return Segmentation(
+        probability, None, tuple(points), decisions, {"decoder_points": sum(map(len, points))}
+    )

@@ -40,7 +40,7 @@ class AugmentedSlices:
             c, t = self.slices[index]
             case = self.cases[c]
             moves.append(draw(self.augment, chance.generator(case.name, t)) if chance.training else IDENTITY)
-            images.append(torch.from_numpy(np.ascontiguousarray(case.stack.images[t])))
+            images.append(torch.from_numpy(np.array(case.stack.images[t])))
             masks.append(torch.from_numpy(case.masks[t][None].astype(np.float32)))
             if self.prompted:
                 here = case.points[t]

@@ -38,7 +38,8 @@ def encode_stack(
     def compute() -> Tensor:
         device = next(backbone.image_encoder.parameters()).device
         parts = []
-        for images in torch.from_numpy(stack.images).split(_ROWS):
+        for start in range(0, stack.depth, _ROWS):
+            images = torch.from_numpy(np.array(stack.images[start : start + _ROWS]))
             moved = move_images(images, [augmentation] * len(images))
             embeddings = backbone.encode(normalise(moved, stack.preprocess.norm).to(device))
             parts.append(embeddings.to("cpu", torch.float16))
@@ -60,7 +61,9 @@ def decode_rows(backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePo
 
 
 @torch.no_grad()
-def decode_stack(backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePoints]) -> NDArray[np.float32]:
+def decode_stack(
+    backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePoints]
+) -> NDArray[np.float32]:
     """(D, C, h, h) float16 embeddings and D point sets -> (D, S, S) float32 probabilities."""
     device = next(backbone.mask_decoder.parameters()).device
     parts = []

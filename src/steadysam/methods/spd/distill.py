@@ -54,7 +54,9 @@ class Distilled:
     empty_slices: tuple[int, ...]
 
 
-def read_saliency(saliency: NDArray[np.float32], xy: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float32]:
+def read_saliency(
+    saliency: NDArray[np.float32], xy: NDArray[np.float32], sampling: Sampling
+) -> NDArray[np.float32]:
     """(H, W) map and (K, 2) points in its pixels -> (K,) values; points beyond the edge read the edge pixel."""
     height, width = saliency.shape
     x, y = np.asarray(xy, np.float64).reshape(-1, 2).T
@@ -93,7 +95,9 @@ def distill(points: Sequence[SlicePoints], saliency: NDArray[np.float32], rule: 
     empty: list[int] = []
     for t in range(depth):
         window = [j for j in range(t - rule.n, t + rule.n + 1) if 0 <= j < depth]
-        kept, made = _consensus_of_slice(t, window, points, read, rule, (saliency.shape[1], saliency.shape[2]))
+        kept, made = _consensus_of_slice(
+            t, window, points, read, rule, (saliency.shape[1], saliency.shape[2])
+        )
         if not kept.positive.any():
             empty.append(t)
             kept = _fill_empty(kept, points[t], saliency[t], rule)
@@ -165,7 +169,9 @@ def _judge(t: int, j: int, positive: bool, own: float, here: float, tau: float) 
     return "none", ""
 
 
-def _fill_empty(kept: SlicePoints, raw: SlicePoints, saliency: NDArray[np.float32], rule: Rule) -> SlicePoints:
+def _fill_empty(
+    kept: SlicePoints, raw: SlicePoints, saliency: NDArray[np.float32], rule: Rule
+) -> SlicePoints:
     """What a slice without positive consensus points gets, by policy (`empty_mask` acts after decoding)."""
     if rule.empty == "raw":
         return raw
@@ -173,7 +179,9 @@ def _fill_empty(kept: SlicePoints, raw: SlicePoints, saliency: NDArray[np.float3
         row, column = np.unravel_index(int(saliency.argmax()), saliency.shape)
         peak = SlicePoints(np.array([[column, row]], np.float32), np.ones(1, bool), ("saliency-peak",))
         return SlicePoints(
-            np.concatenate([kept.xy, peak.xy]), np.concatenate([kept.positive, peak.positive]), kept.ids + peak.ids
+            np.concatenate([kept.xy, peak.xy]),
+            np.concatenate([kept.positive, peak.positive]),
+            kept.ids + peak.ids,
         )
     return kept
 
