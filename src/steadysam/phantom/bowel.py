@@ -130,17 +130,17 @@ def _profile(
 
 def _diseased(generator: np.random.Generator) -> Look:
     between = generator.uniform
-    return Look(between(0.46, 0.58), between(0.66, 0.82), between(0.2, 0.42), 0.04)
+    return Look(between(0.46, 0.58), between(0.78, 0.95), between(0.2, 0.42), 0.04)
 
 
 def _healthy(generator: np.random.Generator, kind: int) -> Look:
-    """Filled with fluid; collapsed; or, hardest, as bright and dark as the target but thin-walled."""
+    """Filled with fluid; collapsed; or, hardest, a ring like the target, thinner and less bright."""
     between = generator.uniform
     if kind == 0:
         return Look(between(0.2, 0.3), between(0.4, 0.55), between(0.75, 0.95), 0.06)
     if kind == 1:
         return Look(between(0.5, 0.6), between(0.5, 0.62), between(0.42, 0.58), 0.1)
-    return Look(between(0.22, 0.32), between(0.66, 0.82), between(0.2, 0.42), 0.05)
+    return Look(between(0.2, 0.3), between(0.55, 0.7), between(0.2, 0.42), 0.05)
 
 
 def _target_heights(generator: np.random.Generator, depth: int, spacing_mm: float) -> tuple[float, float]:
