@@ -1,5 +1,4 @@
-"""The command line. Commands are named here as text and imported when they are called, so that `steadysam prompts`
-and `steadysam info` start without torch."""
+"""The command line. Importing it loads no torch; what is slow to import is named as text and loaded when called."""
 
 from __future__ import annotations
 
@@ -10,6 +9,9 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from steadysam import __version__
+from steadysam.cli.evaluate import evaluate as evaluate_command
+from steadysam.cli.predict import predict as predict_command
+from steadysam.cli.train import train as train_command
 from steadysam.errors import SteadyError
 
 HELP = """Steady segmentation from shaky prompts.
@@ -23,14 +25,27 @@ Train on labelled volumes and noisy prompts, segment new ones, and learn what be
 Exit codes: 0 ok, 2 usage, 3 configuration, 4 input data, 5 model, 6 some cases failed, 7 resources,
 8 file system, 10 output check, 11 network."""
 
+# the help of commands named as text stands here: it would hide their docstrings
+DEMO = """Draw data, train, segment and report, in a few minutes.
+
+For example:
+
+    steadysam demo -o demo"""
+INFO = """List versions, methods, backbones, simulators, corruptions and metrics.
+
+For example:
+
+    steadysam info
+    steadysam info --json"""
+
 app = App(name="steadysam", help=HELP, version=__version__)
-app.command("steadysam.cli.train:train", name="train", help="Train a method on a data set; writes a run folder.")
-app.command("steadysam.cli.predict:predict", name="predict", help="Segment files with a run; writes masks and audits.")
-app.command("steadysam.cli.evaluate:evaluate", name="evaluate", help="Score masks against labels; writes a report.")
+app.command(train_command, name="train")
+app.command(predict_command, name="predict")
+app.command(evaluate_command, name="evaluate")
 app.command("steadysam.cli.prompts:app", name="prompts", help="Check, convert, simulate and corrupt prompt files.")
 app.command("steadysam.cli.models:app", name="models", help="List, download and import backbones.")
-app.command("steadysam.cli.demo:demo", name="demo", help="Draw data, train, segment and report, in a few minutes.")
-app.command("steadysam.cli.info:info", name="info", help="What is installed: versions, methods, backbones, metrics …")
+app.command("steadysam.cli.demo:demo", name="demo", help=DEMO)
+app.command("steadysam.cli.info:info", name="info", help=INFO)
 
 
 @app.meta.default

@@ -64,8 +64,8 @@ def evaluate(
     Writes metrics.json (everything), slices.csv, cases.csv and report.html (one file, worst cases first). If
     cases are missing on one side or cannot be scored, the others are, and the exit code is 6.
 
-    Examples
-    --------
+    For example:
+
         steadysam evaluate out DATASET/labelsTs --label LV --images DATASET/imagesTs -o out/report
         steadysam evaluate spd labelsTs --label LV --compare raw --compare unet -o spd/report
 

@@ -26,6 +26,11 @@ def list_models(
 ) -> None:
     """Show every backbone: parameters, licence, and whether its weights are on this machine.
 
+    For example:
+
+        steadysam models list
+        steadysam models list --json
+
     Parameters
     ----------
     json_
@@ -53,8 +58,11 @@ def list_models(
 
 @app.command(name="download")
 def download_model(name: str, *, home: Path | None = None) -> None:
-    """Download the weights NAME at the pinned revision; their licence is shown first, their hash checked
-    after.
+    """Download the weights NAME at the pinned revision; shows their licence first, checks their hash after.
+
+    For example:
+
+        steadysam models download sam-vit-base
 
     Parameters
     ----------
@@ -70,6 +78,10 @@ def download_model(name: str, *, home: Path | None = None) -> None:
 @app.command(name="import")
 def import_model(name: str, path: Path, *, home: Path | None = None) -> None:
     """Take the weights NAME from a file or folder brought to this machine; no network is used.
+
+    For example:
+
+        steadysam models import sam-vit-base model.safetensors
 
     Parameters
     ----------

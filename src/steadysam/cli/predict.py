@@ -34,8 +34,8 @@ def predict(
     list). run.json names all inputs, weights and settings by hash. One bad case does not stop the others; the exit
     code is then 6 and failures.jsonl says why.
 
-    Examples
-    --------
+    For example:
+
         steadysam predict -i case.nii.gz --prompts clicks.mrk.json -m runs/lv -o out
         steadysam predict -i imagesTs --prompts promptsTs -m runs/lv -o out --set tau=0.4 --set empty=empty_mask
 

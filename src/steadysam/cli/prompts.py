@@ -49,8 +49,8 @@ def check(
     padding, lonely slices and prompts of another image. Exit code 4 if the prompts cannot be used as they
     are.
 
-    Examples
-    --------
+    For example:
+
     One file:
 
         steadysam prompts check clicks.mrk.json --image case_0000.nii.gz
@@ -109,8 +109,8 @@ def convert(
     Curves become one point per slice crossing. Everything is kept; what Slicer has no field for (sign,
     source, label) stands in the description, from where it is read again.
 
-    Examples
-    --------
+    For example:
+
     Slicer points to our JSON, tied to the image:
 
         steadysam prompts convert F.mrk.json -o case.json --image case_0000.nii.gz
@@ -175,8 +175,8 @@ def simulate(
         same
     seed and settings give the same files on every machine. `steadysam info` lists the simulators.
 
-    Examples
-    --------
+    For example:
+
     The paper's noisy points for every labelled case:
 
         steadysam prompts simulate Dataset901_ACDC -o promptsLV --label LV --seed 0
@@ -256,8 +256,8 @@ def corrupt(
     `steadysam info` lists the corruptions: jitter, drop, distractors, shift, wrong_slice, overshoot,
     sign_swap, loose_box, lookalike.
 
-    Examples
-    --------
+    For example:
+
     One file:
 
         steadysam prompts corrupt case.json -o worse.json --image case_0000.nii.gz --corruption jitter

@@ -29,8 +29,8 @@ def train(
 
     The run folder holds the weights, the full configuration, the frozen prompts, versions, hashes and logs.
 
-    Examples
-    --------
+    For example:
+
     On a laptop, from scratch, at 128 px, with the paper's noisy prompts simulated from the labels:
 
         steadysam train Dataset901_ACDC --label LV --backbone sam-tiny --size 128 -o runs/lv
