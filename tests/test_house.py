@@ -1,4 +1,4 @@
-"""The house: floors, cycles, sizes, and what nobody may do. Read from the source with `ast`; only imports run."""
+"""The house: floors, cycles, sizes, and what nobody may do; read from the source with `ast`."""
 
 from __future__ import annotations
 
@@ -21,9 +21,7 @@ TREES = {file: ast.parse(file.read_text("utf-8")) for file in FILES}
 # whoever adds a file decides where it stands
 FLOORS = {
     **dict.fromkeys(("types", "geometry", "errors", "files", "__init__"), 0),
-    **dict.fromkeys(
-        ("data", "prompts", "losses", "metrics", "statistics", "embeddings", "augment", "cachefolder"), 1
-    ),
+    **dict.fromkeys(("data", "prompts", "losses", "metrics", "statistics", "embeddings", "augment", "cachefolder"), 1),
     "backbones": 2,
     "methods": 3,
     **dict.fromkeys(
@@ -46,7 +44,7 @@ FLOORS = {
 LEAVES = ("data", "prompts", "losses", "metrics", "embeddings")
 SHARED_METHOD_FILES = {"contract", "samples", "slicewise"}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 300, 60, 8
-# one thing in one place: the words of the house; the metrics with their table; four commands with their help texts
+# one thing in one place: the words of the house; the metrics with their table; four commands with their help
 LONGER = {"types.py": 360, "metrics.py": 340, "cli/prompts.py": 320}
 # the noise model of a tracing: options by name, as `--set` gives them
 MORE_PARAMETERS = {"centerline": 10}
@@ -62,7 +60,7 @@ MODULES = {dotted(file): file for file in FILES}
 
 
 def imports(file: Path, *, at_start: bool = False) -> Iterator[tuple[int, str]]:
-    """(line, module of this package) of every import; `at_start` leaves out those in functions and for types."""
+    """(line, module of this package) of every import; `at_start`: not those in functions or for types."""
     todo: list[ast.AST] = [TREES[file]]
     while todo:
         node = todo.pop()
@@ -217,11 +215,10 @@ def test_nothing_is_unpickled_or_evaluated():
             wrong += [f"{place(file, call.lineno)} {k.arg}" for k in call.keywords if k.arg == "allow_pickle"]
             wrong += [f"{place(file, call.lineno)} shell" for k in call.keywords if k.arg == "shell"]
         for node in ast.walk(TREES[file]):
-            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
-            names += [str(node.module)] if isinstance(node, ast.ImportFrom) else []
-            wrong += [
-                f"{place(file, node.lineno)} {n}" for n in names if n.split(".")[0] in FORBIDDEN_MODULES
-            ]  # type: ignore[attr-defined]
+            if not isinstance(node, ast.Import | ast.ImportFrom):
+                continue
+            names = [str(node.module)] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+            wrong += [f"{place(file, node.lineno)} {n}" for n in names if n.split(".")[0] in FORBIDDEN_MODULES]
     assert wrong == []
 
 
@@ -302,16 +299,15 @@ def test_every_module_and_public_function_says_what_it_is():
     wrong = [place(f, 1) for f in FILES if f.name != "__init__.py" and not ast.get_docstring(TREES[f])]
     for file in FILES:
         for node in TREES[file].body:
-            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
-            if public and not ast.get_docstring(node):
+            if not isinstance(node, ast.FunctionDef | ast.ClassDef) or node.name.startswith("_"):
+                continue
+            if not ast.get_docstring(node):
                 wrong.append(place(file, node.lineno))
     assert wrong == []
 
 
 def test_public_names_load_and_hide_no_module():
-    modules = {
-        file.stem if file.stem != "__init__" else file.parent.name for file in FILES if file.parent == PACKAGE
-    }
+    modules = {file.stem if file.stem != "__init__" else file.parent.name for file in FILES if file.parent == PACKAGE}
     folders = {folder.name for folder in PACKAGE.iterdir() if folder.is_dir()}
     names = [name for name in steadysam.__all__ if name != "__version__"]
     assert set(names) & (modules | folders) == set()
@@ -324,7 +320,7 @@ def test_public_names_load_and_hide_no_module():
 @pytest.mark.parametrize(
     "code",
     [
-        "import steadysam; steadysam.Volume, steadysam.SteadyError, steadysam.read_prompts, steadysam.read_volume",
+        "import steadysam; steadysam.Volume, steadysam.read_prompts, steadysam.read_volume",
         "import steadysam.cli, steadysam.cli.prompts, steadysam.cli.info; steadysam.cli.info.collect()",
         "import steadysam.prompts.check, steadysam.prompts.simulate, steadysam.prompts.corrupt",
     ],

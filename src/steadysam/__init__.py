@@ -1,7 +1,7 @@
 """SteadySAM: steady segmentation from shaky prompts.
 
-The public names are loaded when they are first used, so that `import steadysam` and the prompt tools start fast
-and without torch.
+The public names are loaded when they are first used: `import steadysam` and the prompt tools start fast and
+without torch.
 """
 
 from __future__ import annotations
