@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -69,11 +70,16 @@ def steadysam(*words: Any) -> int:
     """Run a command line in this process; returns the exit code that a shell would see."""
     from steadysam.cli import app
 
+    loggers = [logging.getLogger(name) for name in ("steadysam", "steadysam.data")]
+    levels = [logger.level for logger in loggers]
     try:
         code = app.meta([str(word) for word in words])
     except SystemExit as stop:
         code = stop.code
-    return int(code or 0)
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)  # a process of its own would leave none behind
+    return code if isinstance(code, int) else int(code is not None)
 
 
 def leftovers(folder: Path) -> list[Path]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import logging
 import math
 import sys
 from collections.abc import Mapping
@@ -27,6 +28,8 @@ from steadysam.files import write_text
 
 if TYPE_CHECKING:  # it would load torch, and prediction tools use the bars too
     from steadysam.methods.contract import StageSettings
+
+logger = logging.getLogger(__name__)
 
 
 class TrainingLog:
@@ -86,7 +89,7 @@ def _read_rows(path: Path, epochs_done: int) -> list[dict[str, str]]:
 
 
 def progress_bar(enabled: bool = True) -> Progress:
-    """A bar with count, elapsed time and estimate, on stderr; silent where stderr is no terminal."""
+    """A bar with count, elapsed time and estimate, on stderr; silent where stderr is no terminal, or with --quiet."""
     return Progress(
         TextColumn("{task.description}"),
         BarColumn(),
@@ -95,7 +98,7 @@ def progress_bar(enabled: bool = True) -> Progress:
         TimeRemainingColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(file=sys.stderr),
-        disable=not (enabled and sys.stderr.isatty()),
+        disable=not (enabled and sys.stderr.isatty() and logger.isEnabledFor(logging.INFO)),
         transient=True,
     )
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
-from rich.console import Console
 
 if TYPE_CHECKING:
     from steadysam.prediction import Job
+
+log = logging.getLogger(__name__)
 
 
 def predict(
@@ -91,4 +93,4 @@ def predict(
 
         jobs = find_jobs(input_, prompts, channel)
         record = run_prediction(run, jobs, output, options, cache=EmbeddingCache(cache_folder(cache)), track=track)
-    Console(stderr=True).print(f"{len(jobs)} case(s) written; record: {record}")
+    log.info("%d case(s) written; record: %s", len(jobs), record)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
-from rich.console import Console
+
+log = logging.getLogger(__name__)
 
 
 def train(
@@ -93,4 +95,4 @@ def train(
         if value is not None:
             values.setdefault(section, {})[key] = value
     folder = run_training(make_config(apply_settings(values, settings)), output, resume=resume)
-    Console(stderr=True).print(f"run folder: {folder}")
+    log.info("run folder: %s", folder)

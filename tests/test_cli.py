@@ -1,0 +1,225 @@
+"""The command line: train, predict, evaluate as a user types them; exit codes, help, and a quick start."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+
+from steadysam import __version__
+from steadysam.config import to_toml
+from steadysam.files import read_json, write_text
+from steadysam.methods import METHODS
+from toys import leftovers, steadysam, toy_run_values
+
+COMMANDS = [
+    *("train", "predict", "evaluate", "info", "prompts check", "prompts convert", "prompts simulate"),
+    *("prompts corrupt", "models list", "models download", "models import", "demo"),
+]
+
+
+def shell(*words: str, **environment: str) -> subprocess.CompletedProcess:
+    """The real thing, in its own process."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    command = [sys.executable, "-m", "steadysam", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, env=env)
+
+
+@pytest.fixture(scope="module")
+def work(toy_dataset, tmp_path_factory) -> Path:
+    """A folder in which a user has trained, predicted with simulated prompts, and evaluated."""
+    folder = tmp_path_factory.mktemp("user")
+    values = toy_run_values(toy_dataset)
+    values["method"]["stage1"] = values["method"]["stage2"] = {"epochs": 2, "learning_rate": 3e-3}
+    del values["data"], values["backbone"]
+    write_text(folder / "run.toml", to_toml(values))
+    train = ["train", toy_dataset, "--label", "blob", "--backbone", "sam-test", "--config", folder / "run.toml"]
+    train += ["--set", "method.tau=0.45", "--set", "compute.seed=4", "-o", folder / "run"]
+    assert steadysam(*train) == 0
+    simulate = ["prompts", "simulate", toy_dataset, "-o", folder / "promptsTs", "--label", "blob", "--part", "Ts"]
+    assert steadysam(*simulate) == 0
+    predict = ["predict", "-i", toy_dataset / "imagesTs", "--prompts", folder / "promptsTs", "-m", folder / "run"]
+    assert steadysam(*predict, "-o", folder / "out", "--threads", 1, "--cache", "off") == 0
+    evaluate = ["evaluate", folder / "out", toy_dataset / "labelsTs", "--images", toy_dataset / "imagesTs"]
+    assert steadysam(*evaluate, "-o", folder / "report") == 0
+    return folder
+
+
+def test_train_leaves_a_run_folder(work):
+    record = read_json(work / "run" / "run.json")
+    assert record["status"] == "finished"
+    config = (work / "run" / "config.toml").read_text()
+    for line in ("tau = 0.45", "seed = 4", 'label = "blob"', 'name = "sam-test"', "size = 32"):
+        assert line in config, line
+    names = {path.name for path in (work / "run").iterdir()}
+    assert names >= {"run.json", "config.toml", "weights.safetensors", "prompts", "logs"}
+    assert leftovers(work) == []
+
+
+def test_predict_leaves_masks_audits_and_a_record(work):
+    names = sorted(path.name for path in (work / "out").iterdir())
+    assert names == ["run.json", "toy_5.audit.json", "toy_5.audit.mrk.json", "toy_5.nii.gz"]
+    record = read_json(work / "out" / "run.json")
+    assert record["prompt_sources"] == ["simulated"]
+    assert record["run"]["weights_sha256"] == read_json(work / "run" / "run.json")["weights_sha256"]
+
+
+def test_evaluate_leaves_a_report(work):
+    names = {path.name for path in (work / "report").iterdir()}
+    assert names == {"metrics.json", "slices.csv", "cases.csv", "report.html"}
+    metrics = read_json(work / "report" / "metrics.json")
+    assert "dsc" in json.dumps(metrics)
+    page = (work / "report" / "report.html").read_text()
+    HTMLParser().feed(page)
+    assert "toy_5" in page
+    assert "<img" in page or "data:image" in page or "<svg" in page
+    assert not re.search(r'(src|href)="https?://', page), "a report needs no network"
+
+
+def test_training_again_or_on(work, toy_dataset, capsys):
+    """A finished run is not overwritten; `--continue` with the same settings has nothing to do."""
+    words = ["train", toy_dataset, "--label", "blob", "--backbone", "sam-test", "--config", work / "run.toml"]
+    words += ["--set", "method.tau=0.45", "--set", "compute.seed=4", "-o", work / "run"]
+    before = (work / "run" / "weights.safetensors").read_bytes()
+    assert steadysam(*words) == 8
+    assert "FS_EXISTS" in capsys.readouterr().err
+    assert steadysam(*words, "--continue") == 0
+    assert steadysam(*words, "--continue", "--set", "method.tau=0.2") == 3
+    assert "RESUME_CONFIG_DIFF" in capsys.readouterr().err
+    assert (work / "run" / "weights.safetensors").read_bytes() == before
+
+
+def test_inference_settings_are_recorded(work, toy_dataset, tmp_path):
+    words = ["predict", "-i", toy_dataset / "imagesTs", "--prompts", work / "promptsTs", "-m", work / "run"]
+    words += ["-o", tmp_path / "out", "--set", "tau=1.0", "--set", "empty=empty_mask", "--cache", "off"]
+    assert steadysam(*words) == 0
+    record = read_json(tmp_path / "out" / "run.json")
+    assert record["overrides"] == {"tau": 1.0, "empty": "empty_mask"}
+    assert record["cases"][0]["notes"]["foreground_voxels"] == 0
+
+
+def test_the_cache_is_used_and_changes_nothing(work, toy_dataset, tmp_path):
+    words = ["predict", "-i", toy_dataset / "imagesTs", "--prompts", work / "promptsTs", "-m", work / "run"]
+    for n in range(2):
+        assert steadysam(*words, "-o", tmp_path / str(n), "--cache", tmp_path / "cache", "--threads", 1) == 0
+    assert len(list((tmp_path / "cache").rglob("*.safetensors"))) == 1
+    for name in ("toy_5.nii.gz", "toy_5.audit.json", "toy_5.audit.mrk.json"):
+        contents = {(folder / name).read_bytes() for folder in (work / "out", tmp_path / "0", tmp_path / "1")}
+        assert len(contents) == 1, name
+
+
+@pytest.mark.parametrize(
+    "words, code, hint",
+    [
+        (["train", "--no-such-flag"], 2, "no-such-flag"),
+        (["predict"], 2, "--input"),
+        (["nonsense"], 2, "nonsense"),
+        (["train", "{data}", "-o", "{tmp}/run", "--set", "method.tua=1"], 3, "did you mean 'tau'?"),
+        (["train", "{data}", "-o", "{tmp}/run", "--method", "nothing"], 3, "sam_tuning"),
+        (["train", "{data}", "-o", "{tmp}/run", "--backbone", "resnet"], 3, "sam-tiny"),
+        (["train", "-o", "{tmp}/run"], 3, "CONFIG_MISSING"),
+        (["train", "{tmp}/nothing", "-o", "{tmp}/run"], 4, "DATA_NO_JSON"),
+        (["train", "{data}", "-o", "{tmp}/run", "--config", "{tmp}/no.toml"], 4, "FILE_MISSING"),
+        (["predict", "-i", "{image}", "--prompts", "{tmp}/no.json", "-m", "{run}", "-o", "{tmp}/out"], 4, "no.json"),
+        (["predict", "-i", "{image}", "--prompts", "{tmp}", "-m", "{data}", "-o", "{tmp}/out"], 5, "RUN_MISSING"),
+        (["predict", "-i", "{image}", "--prompts", "{tmp}", "-m", "{run}", "-o", "o", "-d", "cuda:77"], 7, "cuda:77"),
+    ],
+)
+def test_exit_codes(work, toy_dataset, tmp_path, capsys, words, code, hint):
+    places = {"data": toy_dataset, "run": work / "run", "tmp": tmp_path}
+    places["image"] = toy_dataset / "imagesTs" / "toy_5_0000.nii.gz"
+    assert steadysam(*(word.format(**places) for word in words)) == code
+    said = capsys.readouterr()
+    assert hint in said.err + said.out
+    assert "Traceback" not in said.err + said.out
+    assert leftovers(tmp_path) == []
+
+
+def test_debug_shows_where_an_error_was_raised(tmp_path):
+    from steadysam.errors import CheckpointError
+
+    (tmp_path / "p.json").write_text("{}")
+    words = ["predict", "-i", tmp_path, "--prompts", tmp_path, "-m", tmp_path, "-o", tmp_path / "o", "--debug"]
+    with pytest.raises(CheckpointError, match="RUN_MISSING"):
+        steadysam(*words)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_of_every_command_has_an_example(command, capsys):
+    assert steadysam(*command.split(), "--help") == 0
+    said = capsys.readouterr().out
+    assert f"steadysam {command}" in said.split("For example:")[1]
+    assert said.startswith("Usage: steadysam")
+
+
+def test_the_examples_of_the_help_parse():
+    """Every flag in an example of `train --help` and `predict --help` is one that the command has."""
+    from steadysam.cli.predict import predict
+    from steadysam.cli.train import train
+
+    for function in (train, predict):
+        text = (function.__doc__ or "").split("Parameters\n")[0]
+        flags = set(re.findall(r"(?<= )--[a-z-]+", text)) - {"--continue"}
+        known = {f"--{name.strip('_').replace('_', '-')}" for name in function.__annotations__} | {"--set"}
+        assert flags <= known, flags - known
+
+
+def test_info_json(capsys):
+    assert steadysam("info", "--json") == 0
+    content = json.loads(capsys.readouterr().out)
+    assert set(content["methods"]) == set(METHODS)
+    assert set(content) == {"versions", "methods", "backbones", "simulators", "corruptions", "metrics"}
+    assert content["versions"]["steadysam"] == __version__
+
+
+@pytest.mark.parametrize("words", [["--help"], ["prompts", "--help"], ["info", "--json"], ["models", "list"]])
+def test_these_start_without_torch(words):
+    """In a process of its own: torch, transformers and scipy stay unimported, and it takes about a second at most."""
+    program = (
+        "import sys\n"
+        f"sys.argv = {['steadysam', *words]!r}\n"
+        "from steadysam.cli import main\n"
+        "try:\n    main()\n"
+        "finally:\n"
+        "    heavy = {'torch', 'transformers', 'scipy', 'matplotlib', 'SimpleITK'} & set(sys.modules)\n"
+        "    print('heavy:', sorted(heavy), file=sys.stderr)\n"
+    )
+    started = time.monotonic()
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip().endswith("heavy: []")
+    assert time.monotonic() - started < 10, "generous, for a busy machine"
+
+
+def test_an_error_in_a_real_process(tmp_path):
+    """Two lines on stderr, nothing on stdout, the exit code of the error."""
+    done = shell("train", str(tmp_path), "-o", str(tmp_path / "run"))
+    assert done.returncode == 4
+    assert done.stdout == ""
+    first, second = done.stderr.strip().splitlines()
+    assert first.startswith("error[DATA_NO_JSON]")
+    assert second.startswith("  fix: ")
+
+
+def test_version(capsys):
+    assert steadysam("--version") == 0
+    assert capsys.readouterr().out.strip() == __version__
+
+
+def test_quiet_and_verbose(work, toy_dataset, tmp_path, caplog, capsys):
+    """`-q` says errors only; the default names what was written; `-v` says how each slice axis was chosen."""
+    words = ["predict", "-i", toy_dataset / "imagesTs", "--prompts", work / "promptsTs", "-m", work / "run"]
+    words += ["-o", tmp_path / "out", "--cache", "off"]
+    said = {}
+    for flag in ("-q", "-v"):
+        caplog.clear()
+        assert steadysam(*words, flag) == 0
+        said[flag] = caplog.text + capsys.readouterr().err
+    assert said["-q"] == ""
+    assert "run.json" in said["-v"]
+    assert "slices across axis 2" in said["-v"]
