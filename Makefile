@@ -22,7 +22,7 @@ $(READY): pyproject.toml constraints.txt
 	Python 3.11 or newer, and $(PYTHON) is %d.%d; try `make PYTHON=python3.12 ...`" % v[:2])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV) (torch is large: some minutes the first time)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	@$(BIN)/python -m pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	@touch $@
 
 demo: $(READY)
