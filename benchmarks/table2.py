@@ -51,6 +51,8 @@ STAGE2 = {
     "cpd": {"psc": "none"},
 }
 
+COUNTS: tuple[str, ...] = ("in_mask", "in_mask_kept", "raw", "raw_in_mask", "consensus", "consensus_in_mask")
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -167,9 +169,7 @@ def score_row(
     for case, volume, mask in test:
         result = segment(run, volume, prompts[case.name], cache=cache)
         scores.append(
-            evaluate_case(
-                result.mask.array, mask.array, volume.grid, cell.suite["evaluation_size"], name=case.name
-            )
+            evaluate_case(result.mask.array, mask.array, volume.grid, cell.suite["evaluation_size"], name=case.name)
         )
         patients[case.name] = case.patient
         notes.append({"case": case.name, **empty_counts(result, mask)})
@@ -207,13 +207,13 @@ def empty_counts(result: Result, mask: Mask) -> dict[str, int]:
 
 
 def probe(cell: Cell, test: list[tuple[Case, Volume, Mask]], prompts: dict[str, Prompts]) -> None:
-    """Checks 14 and 15 of the specification: does saliency keep true prompts, is the filter precise, is tau harmless?"""
+    """Does saliency keep true prompts, is the filter precise, is tau harmless (spd.md 8, checks 14 and 15)?"""
     path = cell.results / "probes" / f"{cell.name}.json"
     if path.exists():
         return
     runs = {tau: load_run(cell.folder / "spd", "cpu", tau=tau) for tau in (0.3, 0.5, 0.8)}
     cache = EmbeddingCache(cell.work / "cache")
-    total = dict.fromkeys(("in_mask", "in_mask_kept", "raw", "raw_in_mask", "consensus", "consensus_in_mask"), 0)
+    total = dict.fromkeys(COUNTS, 0)
     shared, union = 0, 0
     for case, volume, mask in test:
         found = {tau: segment(run, volume, prompts[case.name], cache=cache) for tau, run in runs.items()}
@@ -232,7 +232,7 @@ def chosen_points(result: Result) -> set[tuple[int, int, int]]:
 
 def point_counts(result: Result, prompts: Prompts, mask: Mask) -> dict[str, int]:
     """Raw and consensus points on slices with the target, and how many of them lie in it."""
-    counts = dict.fromkeys(("in_mask", "in_mask_kept", "raw", "raw_in_mask", "consensus", "consensus_in_mask"), 0)
+    counts = dict.fromkeys(COUNTS, 0)
     kept = {(d.prompt_id, d.slice) for d in result.decisions if d.verdict == "accepted"}
     for t, (raw, chosen) in enumerate(zip(slice_points(prompts, mask.grid), result.points, strict=True)):
         truth = mask.slice_image(t)

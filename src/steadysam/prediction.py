@@ -15,10 +15,10 @@ from steadysam.data.cases import image_cases
 from steadysam.data.volumes import read_volume, write_mask
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.files import content_key, sha256_file, sweep_temporaries, write_json, write_text
+from steadysam.files import content_key, files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.prompts.files import read_prompts
-from steadysam.prompts.sets import find_prompt_file
+from steadysam.prompts.sets import SET_FILE, find_prompt_file, read_set
 from steadysam.runs import Run, versions
 from steadysam.segmenting import segment
 
@@ -71,9 +71,7 @@ def find_jobs(image: str | Path, prompts: str | Path, channel: int = 0) -> list[
             file=prompts,
             fix="pass the folder with --prompts",
         )
-    return [
-        Job(name, path, find_prompt_file(prompts, name) if prompts.is_dir() else prompts) for name, path in cases
-    ]
+    return [Job(name, path, find_prompt_file(prompts, name) if prompts.is_dir() else prompts) for name, path in cases]
 
 
 def predict(
@@ -91,11 +89,13 @@ def predict(
         The path of `run.json`.
 
     Raises:
+        InputError: `PROMPT_SET_CHANGED`.
         BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
             job raises its own error.
     """
     output = Path(output)
     sweep_temporaries(output)
+    prompt_set = _prompt_set(jobs)
     started = time.monotonic()
     cases, failures = [], []
     for job in track(jobs):
@@ -114,6 +114,7 @@ def predict(
         "overrides": options.settings,
         "prompt_sources": sorted({source for case in cases for source in case["prompts"]["sources"]}),
         "prompt_set_hash": _set_hash(cases),
+        "prompt_set": prompt_set,
         "cases": cases,
         "failures": failures,
         "seconds": round(time.monotonic() - started, 3),
@@ -143,10 +144,10 @@ def _predict_case(
     clock.append(time.monotonic())
     result = segment(run, volume, prompts, cache=cache, outside=options.outside)
     clock.append(time.monotonic())
-    mask_path = output / f"{job.name}.nii.gz"
-    write_mask(mask_path, result.mask)
     meta = {"method": run.config.method_name, "weights_sha256": run.record["weights_sha256"]}
-    write_audit(output, job.name, prompts, result, meta)
+    with files_together(output) as part:  # no mask without its audit
+        write_mask(part / f"{job.name}.nii.gz", result.mask)
+        write_audit(part, job.name, prompts, result, meta)
     clock.append(time.monotonic())
     read, network, written = (round(b - a, 3) for a, b in zip(clock, clock[1:], strict=False))
     return {
@@ -160,10 +161,23 @@ def _predict_case(
             "sources": list(prompts.sources),
             "history": [dict(step) for step in prompts.history],
         },
-        "mask_sha256": sha256_file(mask_path),
+        "mask_sha256": sha256_file(output / f"{job.name}.nii.gz"),
         "notes": result.notes,
         "seconds": {"read": read, "segment": network, "write": written},
     }
+
+
+def _prompt_set(jobs: list[Job]) -> dict[str, Any] | None:
+    """What is known of the frozen set that the prompt files belong to; None for files outside a set.
+
+    Raises:
+        InputError: `PROMPT_SET_CHANGED` if its files are not those that were frozen.
+    """
+    folders = {job.prompts.parent for job in jobs if job.prompts is not None}
+    if len(folders) != 1 or not (next(iter(folders)) / SET_FILE).is_file():
+        return None
+    found = read_set(next(iter(folders)))
+    return {"hash": found.hash, "sources": list(found.sources), **found.meta}
 
 
 def _set_hash(cases: list[dict[str, Any]]) -> str:
