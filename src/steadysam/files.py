@@ -174,6 +174,27 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         remove_folder(temporary)
 
 
+@contextmanager
+def files_together(folder: str | Path) -> Iterator[Path]:
+    """Fill a temporary folder inside `folder`; its files move into `folder` when the block ends without error.
+
+    If one of several files that belong together cannot be written, older ones of the same names stay as they were.
+    """
+    folder = Path(folder)
+    temporary = folder / f".tmp-{os.getpid()}-together"
+    try:
+        remove_folder(temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in sorted(temporary.iterdir()):
+            os.replace(file, folder / file.name)
+        _fsync_folder(folder)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    finally:
+        remove_folder(temporary)
+
+
 def remove_folder(path: Path) -> None:
     """Delete a folder that we made, with what is in it; nothing happens if it is not there."""
     if not path.is_dir():

@@ -19,8 +19,8 @@ from steadysam.cachefolder import cache_folder
 from steadysam.checkpoints import load_into, save_tensors
 from steadysam.config import ComputeConfig, RunConfig, to_toml
 from steadysam.embeddings import EmbeddingCache
-from steadysam.errors import CheckpointError, ConfigError, FileSystemError
-from steadysam.files import read_json, sweep_temporaries, write_json, write_text
+from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
+from steadysam.files import read_json, remove_folder, sweep_temporaries, write_json, write_text
 from steadysam.logs import progress_bar
 from steadysam.loop import select_trainable, train_stage
 from steadysam.methods import METHODS
@@ -41,9 +41,10 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Pat
 
     Raises:
         FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`. Those of `load_training_data` and of the
-        loop; a failed run can be resumed.
+        loop; a run that failed after its first step can be resumed, one that failed before leaves nothing.
     """
     folder = Path(folder)
+    fresh = not (folder / "config.toml").exists()
     with computing(config.compute) as accelerator:
         if accelerator.is_main_process:
             _open_folder(config, folder, resume)
@@ -52,11 +53,16 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Pat
         if record["status"] == "finished":
             logger.info("%s is finished; nothing to do", folder)
             return folder
-        data = _load_data(config, folder, accelerator)
-        model, settings = build_model(config)
-        stages = METHODS[config.method_name].stages(settings)
+        try:
+            data = _load_data(config, folder, accelerator)
+            model, settings = build_model(config)
+            stages = METHODS[config.method_name].stages(settings)
+            _start_from(config, model, stages)
+        except SteadyError:
+            if fresh and accelerator.is_main_process:
+                _discard(folder)
+            raise
         cache = EmbeddingCache(cache_folder(config.compute.cache))
-        _start_from(config, model, stages)
         for stage in stages:
             if stage.name not in config.start.skip:
                 _run_stage(config, folder, model, stage, data, cache, accelerator)
@@ -109,6 +115,15 @@ def _open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
     if not (folder / "run.json").exists():
         write_json(folder / "run.json", {"format": FORMAT, "status": "training", "method": config.method_name})
     write_text(path, text)
+
+
+def _discard(folder: Path) -> None:
+    """Take back what `_open_folder` and `_load_data` wrote: bad input must not be in the way of the next attempt."""
+    for name in ("run.json", "config.toml"):
+        (folder / name).unlink(missing_ok=True)
+    remove_folder(folder / "prompts")
+    if not any(folder.iterdir()):
+        folder.rmdir()
 
 
 def _differing_lines(old: str, new: str) -> list[str]:
