@@ -64,7 +64,6 @@ def measure(backbone: str, size: int, depth: int, repeats: int) -> list[dict[str
     config = Config(adapt="lora" if backbone.startswith("sam-vit") else "full")
     model = spd.build(config, build_backbone(backbone, size, weights=False)).eval()
 
-
     case = drawn_case(size, depth, backbone)
     key = encoder_key(model.sam)
     embeddings = encode_stack(model.sam, case.stack, EmbeddingCache(), key)

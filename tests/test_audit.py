@@ -63,15 +63,9 @@ def result(grid: Grid) -> Segmented:
     array[2, 3, 1] = array[2, 3, 2] = True
     context = ((0, 0.1), (1, 0.93), (2, 0.88))
     decisions = (
-        Decision(
-            "good", 1, 1, "accepted", "saliency 0.93 > 0.5 on its own slice", 0.93, 0.93, context, (2.0, 3.0)
-        ),
-        Decision(
-            "bad", 1, 1, "rejected", "saliency 0.04 <= 0.5 on its own slice", 0.04, 0.04, (), (7.0, 5.0)
-        ),
-        Decision(
-            "good", 2, 1, "added", "from slice 1: 0.93 there and 0.88 here", 0.93, 0.88, context, (2.0, 3.0)
-        ),
+        Decision("good", 1, 1, "accepted", "saliency 0.93 > 0.5 on its own slice", 0.93, 0.93, context, (2.0, 3.0)),
+        Decision("bad", 1, 1, "rejected", "saliency 0.04 <= 0.5 on its own slice", 0.04, 0.04, (), (7.0, 5.0)),
+        Decision("good", 2, 1, "added", "from slice 1: 0.93 there and 0.88 here", 0.93, 0.88, context, (2.0, 3.0)),
         Decision("back", 2, 2, "accepted", "negative point: passed on as given", 0.2, 0.2, (), (4.0, 1.0)),
         Decision("frame", -1, -1, "ignored", "a box: this method takes points only"),
     )
@@ -115,9 +109,7 @@ def test_places_are_in_both_world_frames(prompts: Prompts, result: Segmented) ->
         assert row["lps_mm"] == pytest.approx([-point.xyz_mm[0], -point.xyz_mm[1], point.xyz_mm[2]], abs=1e-4)
 
 
-def test_an_added_point_keeps_its_pixel_and_changes_its_slice(
-    prompts: Prompts, result: Segmented, grid: Grid
-) -> None:
+def test_an_added_point_keeps_its_pixel_and_changes_its_slice(prompts: Prompts, result: Segmented, grid: Grid) -> None:
     entries = {entry["slice"]: entry["points"] for entry in audit_case("c", prompts, result, {})["consensus"]}
     assert sorted(entries) == [1, 2]
     added = entries[2][0]
@@ -136,9 +128,7 @@ def test_distance_is_zero_in_the_mask_and_physical_outside(grid: Grid) -> None:
 
 
 @settings(max_examples=30, deadline=None)
-@given(
-    st.lists(st.tuples(*[st.integers(0, n - 1) for n in SHAPE]), min_size=1, max_size=6), st.integers(0, 99)
-)
+@given(st.lists(st.tuples(*[st.integers(0, n - 1) for n in SHAPE]), min_size=1, max_size=6), st.integers(0, 99))
 def test_distance_equals_the_search_over_all_voxels(marked: list[tuple[int, int, int]], seed: int) -> None:
     grid = oblique_grid()
     array = np.zeros(SHAPE, bool)
@@ -201,9 +191,7 @@ def test_markups_show_rejections_and_consensus(tmp_path, prompts: Prompts, resul
     assert box["type"] == "ROI"
 
 
-def test_markups_read_back_as_the_accepted_prompts(
-    tmp_path, prompts: Prompts, result: Segmented, grid: Grid
-) -> None:
+def test_markups_read_back_as_the_accepted_prompts(tmp_path, prompts: Prompts, result: Segmented, grid: Grid) -> None:
     write_audit(tmp_path, "case", prompts, result, {})
     back = read_prompts(tmp_path / "case.audit.mrk.json", grid)
     assert [point.id for point in back.points] == ["good", "back"]

@@ -171,9 +171,7 @@ def test_fresh_weights_are_fit_for_training():
     token = backbone.mask_decoder.get_parameter("mask_tokens.weight")
     assert 0.8 < token.std() < 1.2
     names = [
-        name
-        for name, _ in backbone.mask_decoder.named_modules()
-        if "cross_attn" in name and name.endswith("q_proj")
+        name for name, _ in backbone.mask_decoder.named_modules() if "cross_attn" in name and name.endswith("q_proj")
     ]
     assert len(names) == 4
     for name in names:

@@ -54,9 +54,7 @@ def test_simulate_a_data_set_is_a_frozen_set(toy_dataset, tmp_path, capsys):
     assert sorted(found.files) == [f"toy_{n}" for n in range(5)]
     assert found.meta["options"] == {"k": 1, "empty_rule": "none"}
     labels, grid = read_label_map(toy_dataset / "labelsTr" / "toy_2.nii.gz")
-    by_hand = SIMULATORS["paper"](
-        labels > 0, grid, generator_for(3, "paper", "toy_2"), k=1, empty_rule="none"
-    )
+    by_hand = SIMULATORS["paper"](labels > 0, grid, generator_for(3, "paper", "toy_2"), k=1, empty_rule="none")
     image_grid = read_grid(toy_dataset / "imagesTr" / "toy_2_0000.nii.gz")
     prompts = found.read("toy_2", image_grid)
     assert np.allclose(prompts.points_mm(), by_hand.points_mm(), atol=1e-4)
@@ -139,10 +137,7 @@ def test_convert_there_and_back(label, image, tmp_path):
     first = tmp_path / "c.json"
     run("simulate", label, "-o", first, "--image", image)
     assert run("convert", first, "-o", tmp_path / "c.mrk.json") == 0
-    assert (
-        run("convert", tmp_path / "c.mrk.json", "-o", tmp_path / "ijk.json", "-i", image, "--frame", "ijk")
-        == 0
-    )
+    assert run("convert", tmp_path / "c.mrk.json", "-o", tmp_path / "ijk.json", "-i", image, "--frame", "ijk") == 0
     assert json.loads((tmp_path / "ijk.json").read_text())["frame"] == "ijk"
     grid = read_grid(image)
     before, after = read_prompts(first, grid), read_prompts(tmp_path / "ijk.json", grid)
@@ -252,9 +247,7 @@ def test_scribbles_of_real_annotators_fit_their_images(real_data, tmp_path, caps
         name = path.name.removesuffix(".nii.gz")
         image = folder / "imagesTs" / f"{name}_0000.nii.gz"
         out = tmp_path / f"{name}.json"
-        assert (
-            run("convert", path, "-o", out, "--value", 3, "--ignore", 4, "--negatives", 2, "-i", image) == 0
-        )
+        assert run("convert", path, "-o", out, "--value", 3, "--ignore", 4, "--negatives", 2, "-i", image) == 0
         labels, grid = read_label_map(folder / "labelsTs" / f"{name}.nii.gz")
         prompts = read_prompts(out, read_grid(image))
         positive = [point.xyz_mm for point in prompts.points if point.sign == "positive"]

@@ -99,9 +99,7 @@ def test_patients(tmp_path: Path) -> None:
     raw(tmp_path)
     (tmp_path / "cases.csv").write_text("case,site\nA,x\n")  # says nothing about patients
     assert [case.patient for case in read_dataset(tmp_path).cases] == list("ABCD")
-    (tmp_path / "cases.csv").write_text(
-        "case,site,patient\nA,x,p1\nB,x,p1\nC,y,p2\nD,y,p3\n", encoding="utf-8-sig"
-    )
+    (tmp_path / "cases.csv").write_text("case,site,patient\nA,x,p1\nB,x,p1\nC,y,p2\nD,y,p3\n", encoding="utf-8-sig")
     assert [case.patient for case in read_dataset(tmp_path).cases] == ["p1", "p1", "p2", "p3"]
     (tmp_path / "patients.csv").write_text("case,patient\nA,q\nB,r\nC,s\nD,t\n")  # wins
     assert [case.patient for case in read_dataset(tmp_path).cases] == list("qrst")

@@ -92,10 +92,7 @@ def test_data_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     assert code_of(edit(make(tmp_path / "a.nhdr"), b"a.raw", name.encode())) == "NRRD_DETACHED_REFUSED"
     assert code_of(edit(make(tmp_path / "a.mhd"), b"a.raw", name.encode())) == "NRRD_DETACHED_REFUSED"
     attached = make(tmp_path / "b.nrrd")
-    assert (
-        code_of(edit(attached, b"encoding", f"data file: {name}\nencoding".encode()))
-        == "NRRD_DETACHED_REFUSED"
-    )
+    assert code_of(edit(attached, b"encoding", f"data file: {name}\nencoding".encode())) == "NRRD_DETACHED_REFUSED"
 
 
 def test_data_file_link_and_absence(tmp_path: Path) -> None:

@@ -28,9 +28,7 @@ def voxels(dtype: Any = np.int16) -> np.ndarray:
     return np.arange(np.prod(SHAPE)).reshape(SHAPE).astype(dtype)
 
 
-def make(
-    path: Path, array: np.ndarray | None = None, affine: np.ndarray = AFFINE, kind: Any = nib.Nifti1Image
-) -> Path:
+def make(path: Path, array: np.ndarray | None = None, affine: np.ndarray = AFFINE, kind: Any = nib.Nifti1Image) -> Path:
     image = kind(voxels() if array is None else array, affine)
     image.header.set_xyzt_units("mm")
     nib.save(image, path)
@@ -261,9 +259,7 @@ def test_big_endian_gives_the_same(tmp_path: Path, dtype: str) -> None:
     header["pixdim"][1:4] = 1.5, 2, 4
     header["vox_offset"], header["magic"] = 352, b"n+1"
     path = tmp_path / "big.nii"
-    path.write_bytes(
-        header.binaryblock + bytes(4) + array.astype(np.dtype(dtype).newbyteorder(">")).tobytes("F")
-    )
+    path.write_bytes(header.binaryblock + bytes(4) + array.astype(np.dtype(dtype).newbyteorder(">")).tobytes("F"))
     volume = read_volume(path)
     assert np.array_equal(volume.array, array)
     assert volume.array.dtype.isnative

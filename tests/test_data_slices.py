@@ -78,9 +78,7 @@ def test_masks_are_taken_at_the_nearest_pixel(shape: Any, size: int, fit: Fit, a
     y, x = (n.ravel() for n in np.mgrid[:inner_h, :inner_w])
     xy = frame.to_slice(np.stack([x, y], 1)).astype(np.float64)
     near = np.clip(np.floor(xy + 0.5 + 1e-4).astype(int), 0, [width - 1, height - 1])
-    also = np.clip(
-        np.floor(xy + 0.5 - 1e-4).astype(int), 0, [width - 1, height - 1]
-    )  # on a border either may win
+    also = np.clip(np.floor(xy + 0.5 - 1e-4).astype(int), 0, [width - 1, height - 1])  # on a border either may win
     image = take_slice(mask, grid, 0)
     seen = fitted[0, y, x]
     either = [image[b, a] for a in (near[:, 0], also[:, 0]) for b in (near[:, 1], also[:, 1])]
@@ -96,9 +94,7 @@ def test_masks_are_taken_at_the_nearest_pixel(shape: Any, size: int, fit: Fit, a
     axis=st.integers(0, 2),
     seed=st.integers(0, 9),
 )
-def test_round_trip_is_exact_when_nothing_shrinks(
-    shape: Any, factor: int, fit: Fit, axis: int, seed: int
-) -> None:
+def test_round_trip_is_exact_when_nothing_shrinks(shape: Any, factor: int, fit: Fit, axis: int, seed: int) -> None:
     grid = Grid(shape, np.eye(4), axis)
     height, width = grid.slice_shape
     size = max(height, width) + factor - 1
@@ -132,9 +128,7 @@ def test_same_size_changes_nothing(rng: np.random.Generator) -> None:
 def test_shrinking_is_antialiased() -> None:
     stripes = np.zeros((64, 48, 1), np.uint8)
     stripes[::2] = 200
-    stack = prepare_stack(
-        Volume(stripes, Grid(stripes.shape, np.eye(4))), Preprocess(size=16, window="range")
-    )
+    stack = prepare_stack(Volume(stripes, Grid(stripes.shape, np.eye(4))), Preprocess(size=16, window="range"))
     assert np.allclose(stack.images, 0.5, atol=0.1)
 
 

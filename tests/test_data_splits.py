@@ -14,9 +14,7 @@ from steadysam.data.splits import Split, leaks_by_bytes, refuse_byte_leaks, spli
 from steadysam.errors import SteadyError
 
 
-def a_case(
-    name: str, patient: str = "", part: Part = "Tr", folder: Path = Path("x"), labelled: bool = True
-) -> Case:
+def a_case(name: str, patient: str = "", part: Part = "Tr", folder: Path = Path("x"), labelled: bool = True) -> Case:
     label = folder / f"{name}.label" if labelled else None
     return Case(name, patient or name, folder / f"{name}.nii.gz", label, part)
 

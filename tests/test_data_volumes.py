@@ -147,9 +147,7 @@ def test_wrong_outputs_are_refused(tmp_path: Path) -> None:
     flip=st.sampled_from([1, -1]),
     seed=st.integers(0, 99),
 )
-def test_volume_round_trip(
-    tmp_path: Path, dtype: Any, shape: tuple[int, int, int], flip: int, seed: int
-) -> None:
+def test_volume_round_trip(tmp_path: Path, dtype: Any, shape: tuple[int, int, int], flip: int, seed: int) -> None:
     array = (np.random.default_rng(seed).random(shape) * 200).astype(dtype)
     affine = oblique(flip=flip).astype(np.float32).astype(np.float64)
     write_volume(tmp_path / "a.nii.gz", array, Grid(shape, affine))
@@ -259,9 +257,7 @@ def test_pictures_with_other_channels(tmp_path: Path) -> None:
     with pytest.raises(SteadyError, match="LABEL_LOSSY"):
         read_label_map(picture(tmp_path / "a.jpg", rgba[..., 0]))
     with pytest.raises(SteadyError, match="IMG_CHANNELS"):
-        read_label_map(
-            picture(tmp_path / "c.png", np.random.default_rng(0).integers(0, 9, (4, 6, 3), np.uint8))
-        )
+        read_label_map(picture(tmp_path / "c.png", np.random.default_rng(0).integers(0, 9, (4, 6, 3), np.uint8)))
 
 
 def test_sixteen_bit_colour_is_refused(tmp_path: Path) -> None:
@@ -318,7 +314,5 @@ def test_reading_a_grid_loads_no_heavy_library(tmp_path: Path) -> None:
         "heavy = {'torch', 'transformers', 'scipy.ndimage', 'SimpleITK', 'matplotlib'} & set(sys.modules);"
         "sys.exit(str(heavy) if heavy else 0)"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -32,10 +32,7 @@ def block(grid: Grid, shift: int = 0, first: int = 1) -> np.ndarray:
 
 
 def scored(shifts: list[int], size: int = 64) -> list:
-    return [
-        evaluate_case(block(OBLIQUE, s), block(OBLIQUE), OBLIQUE, size, name=f"c{n}")
-        for n, s in enumerate(shifts)
-    ]
+    return [evaluate_case(block(OBLIQUE, s), block(OBLIQUE), OBLIQUE, size, name=f"c{n}") for n, s in enumerate(shifts)]
 
 
 # ---------------------------------------------------------------- one case
@@ -161,9 +158,7 @@ def test_compare_pairs_what_both_scored():
     assert dsc.over_patients.p_wilcox == pytest.approx(2 / 32)
     assert dsc.difference_interval is not None
     assert dsc.difference_interval[0] > 0
-    assert (
-        result.metrics["hd95_px"].over_samples.n_pairs == 20
-    )  # the four slices of c0 are valid for one side only
+    assert result.metrics["hd95_px"].over_samples.n_pairs == 20  # the four slices of c0 are valid for one side only
     json.dumps(result.to_dict(), allow_nan=False)
 
 
@@ -221,9 +216,7 @@ def dataset_json(labels: Path) -> None:
 def test_folder(folders):
     seen = []
     pred, labels = folders
-    result = evaluate_folder(
-        pred, labels, [2], size=60, progress=lambda names: (seen.append(n) or n for n in names)
-    )
+    result = evaluate_folder(pred, labels, [2], size=60, progress=lambda names: (seen.append(n) or n for n in names))
     assert seen == [case.name for case in result.cases] == [f"case{n}" for n in range(4)]
     assert result.problem() is None
     assert result.cases[0].volume.dice == 1.0
@@ -329,15 +322,10 @@ def test_provenance_of_a_full_record():
         "empty_consensus_policy": "no_prompt",
         "split": "split seed 1",
     }
-    assert (
-        provenance_of({**record, "overrides": {"empty": "empty_mask"}})["empty_consensus_policy"]
-        == "empty_mask"
-    )
+    assert provenance_of({**record, "overrides": {"empty": "empty_mask"}})["empty_consensus_policy"] == "empty_mask"
 
 
-@pytest.mark.parametrize(
-    "record", [{}, {"prompts": 3}, {"cases": [1, {}]}, {"config": [], "cases": {"a": 1}}]
-)
+@pytest.mark.parametrize("record", [{}, {"prompts": 3}, {"cases": [1, {}]}, {"config": [], "cases": {"a": 1}}])
 def test_provenance_of_foreign_records_is_unknown(record):
     assert set(provenance_of(record).values()) == {None}
 
@@ -433,9 +421,7 @@ def test_eroded_labels_of_real_volumes(real_data, tmp_path):
     for case in result.cases:
         valid = [row for row in case.slices if row.valid]
         assert valid
-        assert all(
-            row.hd95_mm == pytest.approx(1.5, abs=0.7) for row in valid
-        )  # one voxel of 1.5 mm, or a diagonal
+        assert all(row.hd95_mm == pytest.approx(1.5, abs=0.7) for row in valid)  # one voxel of 1.5 mm, or a diagonal
         assert all(row.asd_mm > 0 and row.dsc < 1 for row in valid)  # type: ignore[operator]
 
 

@@ -260,9 +260,7 @@ def test_a_picture_is_a_volume_of_one_slice(run, tmp_path, colour):
     pixels = make_volume(grid).array[:, :, 0].T.clip(0, 255).astype(np.uint8)  # (20, 26): rows, columns
     Image.fromarray(np.stack([pixels] * 3, -1) if colour else pixels).save(tmp_path / "photo.png")
     prompts = Prompts((click("p", (13, 10), 0, grid), click("q", (2, 2), 0, grid)))
-    path = write_prompts(
-        tmp_path / "photo.json", prompts, frame="ijk", grid=read_grid(tmp_path / "photo.png")
-    )
+    path = write_prompts(tmp_path / "photo.json", prompts, frame="ijk", grid=read_grid(tmp_path / "photo.png"))
     predict(run, find_jobs(tmp_path / "photo.png", path), tmp_path / "out")
     mask, found = read_label_map(tmp_path / "out" / "photo.nii.gz")
     assert found.shape == (26, 20, 1)

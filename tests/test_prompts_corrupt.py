@@ -138,9 +138,7 @@ def test_loose_boxes_contain_the_tight_ones():
             assert (wide_high >= high - 1e-5).all()
             assert (wide_high - wide_low <= (high - low) * (1 + 2 * severity) + 1e-4).all()
         sizes.append(
-            np.mean(
-                [np.ptp(box_corners_voxel(b, GRID), axis=0)[:2] for b in worse("loose_box", severity).boxes]
-            )
+            np.mean([np.ptp(box_corners_voxel(b, GRID), axis=0)[:2] for b in worse("loose_box", severity).boxes])
         )
     assert sizes[0] < sizes[1]
 

@@ -24,13 +24,9 @@ signs = st.sampled_from(["positive", "negative"])
 
 @st.composite
 def prompt_sets(draw) -> Prompts:
-    points = draw(
-        st.lists(st.builds(Point, st.just("p"), triples, signs, texts, sources, texts, texts), max_size=4)
-    )
+    points = draw(st.lists(st.builds(Point, st.just("p"), triples, signs, texts, sources, texts, texts), max_size=4))
     half = st.tuples(triples.filter(any), triples, triples)
-    boxes = draw(
-        st.lists(st.builds(Box, st.just("b"), triples, half, texts, sources, texts, texts), max_size=2)
-    )
+    boxes = draw(st.lists(st.builds(Box, st.just("b"), triples, half, texts, sources, texts, texts), max_size=2))
     return Prompts(
         tuple(replace(point, id=f"p{n}") for n, point in enumerate(points)),
         tuple(replace(box, id=f"b{n}") for n, box in enumerate(boxes)),

@@ -109,9 +109,7 @@ def test_curves_become_one_point_per_slice_crossing(tmp_path):
 
 def test_lines_are_straight_and_closed_curves_come_back(tmp_path):
     ends = voxel_to_ras(np.array([[4.0, 4, 2], [8.0, 12, 6]]), GRID)
-    ijk = ras_to_voxel(
-        read_prompts(save(tmp_path / "a.json", markup("Line", ends, "RAS")), GRID).points_mm(), GRID
-    )
+    ijk = ras_to_voxel(read_prompts(save(tmp_path / "a.json", markup("Line", ends, "RAS")), GRID).points_mm(), GRID)
     assert np.allclose(ijk, [[4 + n, 4 + 2 * n, 2 + n] for n in range(5)], atol=1e-4)
     ring = voxel_to_ras(np.array([[10.0, 10, 5], [20, 10, 8], [30, 10, 5], [20, 10, 2]]), GRID)
     ijk = ras_to_voxel(
@@ -142,9 +140,7 @@ def test_crossings_of_paths_along_and_beyond_the_volume():
 
 def test_roi_becomes_a_box_turned_like_the_roi(tmp_path):
     turned = np.array([[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]])
-    value = markup(
-        "ROI", frame="RAS", center=[1.0, 2, 3], size=[4.0, 6, 8], orientation=turned.ravel().tolist()
-    )
+    value = markup("ROI", frame="RAS", center=[1.0, 2, 3], size=[4.0, 6, 8], orientation=turned.ravel().tolist())
     box = read_prompts(save(tmp_path / "a.mrk.json", value)).boxes[0]
     assert box.centre_mm == (1, 2, 3)
     assert np.allclose(np.array(box.half_axes_mm).T, turned * [2, 3, 4])

@@ -73,9 +73,7 @@ def test_a_set_cannot_point_outside_its_folder(tmp_path):
         read_set(folder)
 
 
-@pytest.mark.parametrize(
-    "value", ["{}", "[]", '{"format": "steadysam-promptset", "version": 1, "files": [1]}']
-)
+@pytest.mark.parametrize("value", ["{}", "[]", '{"format": "steadysam-promptset", "version": 1, "files": [1]}'])
 def test_other_files_are_no_sets(tmp_path, value):
     with pytest.raises(SteadyError, match="PROMPT_SET_MISSING"):
         read_set(tmp_path)

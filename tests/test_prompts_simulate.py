@@ -86,9 +86,7 @@ def test_matched_rule_hides_empty_slices():
     grid = Grid((12, 10, 1200), np.diag([1.0, 1, 1, 1]))
     mask = np.zeros(grid.shape, bool)
     mask[3:6, 4:7, ::2] = True
-    per_slice = np.bincount(
-        voxels(SIMULATORS["paper"](mask, grid, generator_for(2)), grid)[:, 2], minlength=grid.depth
-    )
+    per_slice = np.bincount(voxels(SIMULATORS["paper"](mask, grid, generator_for(2)), grid)[:, 2], minlength=grid.depth)
     table = [np.bincount(per_slice[start::2], minlength=7)[3:7] for start in (0, 1)]
     assert stats.chi2_contingency(table)[1] > 1e-3  # type: ignore[index]
     k_only = SIMULATORS["paper"](mask, grid, generator_for(2), empty_rule="k_only", k=3)
@@ -100,9 +98,7 @@ def test_matched_rule_hides_empty_slices():
 def test_position_in_the_file_does_not_tell_the_true_point():
     mask, grid = tube(shape=(40, 30, 24))
     first = [
-        in_mask(SIMULATORS["paper"](mask, grid, generator_for(seed), k=3), mask, grid)[
-            6 * 4 : 18 * 4 : 4
-        ].mean()
+        in_mask(SIMULATORS["paper"](mask, grid, generator_for(seed), k=3), mask, grid)[6 * 4 : 18 * 4 : 4].mean()
         for seed in range(20)
     ]
     assert np.mean(first) < 0.5
@@ -123,9 +119,7 @@ def test_drop_and_jitter_for_noise_sweeps():
 def test_same_seed_same_prompts_other_seed_others(name):
     mask, grid = tube()
     options = {"loose": 0.5} if name == "boxes" else {}
-    first, again, other = (
-        SIMULATORS[name](mask, grid, generator_for(seed, name), **options) for seed in (4, 4, 5)
-    )
+    first, again, other = (SIMULATORS[name](mask, grid, generator_for(seed, name), **options) for seed in (4, 4, 5))
     assert first == again
     assert first.key() == again.key() != other.key()
 
@@ -266,9 +260,7 @@ def test_one_voxel_and_one_slice_structures():
     mask[4, 4, 4] = True
     assert len(geodesic_path(mask, grid)) == 1
     for route in ("slices", "geodesic"):
-        prompts = SIMULATORS["centerline"](
-            mask, grid, generator_for(0), route=route, overshoot=1.0, gap_rate=0
-        )
+        prompts = SIMULATORS["centerline"](mask, grid, generator_for(0), route=route, overshoot=1.0, gap_rate=0)
         assert 1 <= len(prompts.points) <= 3
     line = extended(slice_path(mask, grid), grid, generator_for(0), 0.0, 0.2)
     assert len(line) == 1

@@ -26,9 +26,7 @@ def read(tmp_path, name: str, text: str, grid: Grid | None = None):
 @pytest.mark.parametrize("frame, sign", [("RAS", 1), ("0", 1), ("LPS", -1), ("1", -1)])
 def test_fcsv(tmp_path, frame, sign):
     prompts = read(tmp_path, "a.fcsv", FCSV.format(frame=frame))
-    assert [point.xyz_mm for point in prompts.points] == [
-        (1.5 * sign, -2 * sign, 30)
-    ]  # the second is not selected
+    assert [point.xyz_mm for point in prompts.points] == [(1.5 * sign, -2 * sign, 30)]  # the second is not selected
     assert prompts.points[0].description == "a, b"
     assert prompts.history[0]["skipped"] == 1
 
@@ -58,9 +56,7 @@ def test_slicer_tables(tmp_path, delimiter, name, letters, sign):
 def test_napari_indices_are_in_array_order(tmp_path):
     text = "index,axis-0,axis-1,axis-2,label\n0,3.0,4.0,5.0,a\n\n1,1.5,2.5,0,negative\n"
     prompts = read(tmp_path, "a.csv", text, GRID)
-    assert np.allclose(
-        prompts.points_mm(), (AFFINE[:3, :3] @ np.array([[3, 4, 5], [1.5, 2.5, 0]]).T).T + AFFINE[:3, 3]
-    )
+    assert np.allclose(prompts.points_mm(), (AFFINE[:3, :3] @ np.array([[3, 4, 5], [1.5, 2.5, 0]]).T).T + AFFINE[:3, 3])
     assert [point.sign for point in prompts.points] == ["positive", "negative"]
     with pytest.raises(SteadyError, match="PROMPT_GRID_MISSING"):
         read(tmp_path, "a.csv", text)

@@ -146,15 +146,11 @@ def test_write_page(tmp_path):
 def test_evaluation_page_says_everything():
     cases = cases_of(GRIDS["oblique"])
     patients = {"good": "p1", "shifted": "p1", "none": "p2"}
-    summary = summarise(
-        cases, patients, provenance={"method": "spd", "prompt_set": "ab" * 32}, size=32, draws=50
-    )
+    summary = summarise(cases, patients, provenance={"method": "spd", "prompt_set": "ab" * 32}, size=32, draws=50)
     error = InputError("LABEL_GRID", "grids differ")
     evaluation = Evaluation(tuple(cases), ("lost",), (), {"bad": error}, {}, ("good",))
     assert isinstance(evaluation.problem(), BatchError)
-    sections = report.sections(
-        evaluation, summary, patients, comparisons={"raw": compare(cases, cases, draws=20)}
-    )
+    sections = report.sections(evaluation, summary, patients, comparisons={"raw": compare(cases, cases, draws=20)})
     page = render("Evaluation", sections, report.facts(summary))
     text = " ".join(Outline(page).text)
     for word in (
@@ -263,9 +259,7 @@ def test_zoom_window_holds_the_masks():
 
 
 def test_curves_and_dots_are_pictures():
-    line = curves(
-        {"a": [(0, 1), (1, 0.5)], "b": [(0, 1)]}, xlabel="x", ylabel="y", bands={"a": [(0.9, 1), (0.4, 0.6)]}
-    )
+    line = curves({"a": [(0, 1), (1, 0.5)], "b": [(0, 1)]}, xlabel="x", ylabel="y", bands={"a": [(0.9, 1), (0.4, 0.6)]})
     for png in (line, dots({"one": 0.5, "two": 1.0}, xlabel="Dice")):
         assert Image.open(io.BytesIO(png)).format == "PNG"
     assert near(line, "#0072B2") > 50

@@ -85,9 +85,7 @@ def test_the_same_call_gives_the_same_bytes(run):
     assert torch.equal(torch.get_rng_state(), state), "no global random state is used"
 
 
-@pytest.mark.parametrize(
-    "order, flip", list(itertools.product([(0, 1, 2), (0, 2, 1), (2, 0, 1)], [False, True]))
-)
+@pytest.mark.parametrize("order, flip", list(itertools.product([(0, 1, 2), (0, 2, 1), (2, 0, 1)], [False, True])))
 def test_storage_does_not_matter(run, order, flip):
     """The same image stored along another axis, or from the other end: the same mask in the patient.
 
@@ -112,9 +110,7 @@ def test_storage_does_not_matter(run, order, flip):
     ]
     assert places[0] == places[1]
     assert len(places[0]) > 10
-    verdicts = [
-        {d.prompt_id: d.verdict for d in r.decisions if d.slice == d.from_slice} for r in (plain, moved)
-    ]
+    verdicts = [{d.prompt_id: d.verdict for d in r.decisions if d.slice == d.from_slice} for r in (plain, moved)]
     assert verdicts[0] == verdicts[1]
     points = {p.id: p for p in prompts.points}
     for decision in moved.decisions:
@@ -123,9 +119,7 @@ def test_storage_does_not_matter(run, order, flip):
 
 def test_pad_and_stretch_runs_keep_the_grid(run):
     grid = GRIDS["sagittal"]
-    config = run.config.model_copy(
-        update={"preprocess": run.config.preprocess.model_copy(update={"fit": "pad"})}
-    )
+    config = run.config.model_copy(update={"preprocess": run.config.preprocess.model_copy(update={"fit": "pad"})})
     result = segment(replace(run, config=config), make_volume(grid), some_prompts(grid))
     assert result.mask.array.shape == grid.shape
     assert result.frame.fitted_hw == (22, 32) or result.frame.fitted_hw == (32, 22)

@@ -45,9 +45,7 @@ def decisions_to_slice(decisions: Sequence[Decision], frame: Frame) -> tuple[Dec
     if not decisions:
         return ()
     xy = frame.to_slice(np.array([decision.xy for decision in decisions]))
-    return tuple(
-        replace(decision, xy=(float(x), float(y))) for decision, (x, y) in zip(decisions, xy, strict=True)
-    )
+    return tuple(replace(decision, xy=(float(x), float(y))) for decision, (x, y) in zip(decisions, xy, strict=True))
 
 
 def audit_case(case: str, prompts: Prompts, result: Audited, meta: Mapping[str, Any]) -> dict[str, Any]:

@@ -118,4 +118,3 @@ def load_optimizer(optimizer: torch.optim.Optimizer, names: list[str], tensors: 
         parameter, _, key = name.rpartition("/")
         held["state"].setdefault(names.index(parameter), {})[key] = tensor
     optimizer.load_state_dict(held)
-

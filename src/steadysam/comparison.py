@@ -61,13 +61,8 @@ def compare(
     if not common:
         raise InputError("EVAL_EMPTY", "the two sets of predictions have no case in common")
     for name in common:
-        if (
-            len(in_a[name].slices) != len(in_b[name].slices)
-            or in_a[name].scored_shape != in_b[name].scored_shape
-        ):
-            raise InputError(
-                "EVAL_SLICES", f"case {name!r} was scored on different grids", fix="use one --size"
-            )
+        if len(in_a[name].slices) != len(in_b[name].slices) or in_a[name].scored_shape != in_b[name].scored_shape:
+            raise InputError("EVAL_SLICES", f"case {name!r} was scored on different grids", fix="use one --size")
     pair = [in_a[name] for name in common], [in_b[name] for name in common]
     owner = owners(pair[0], patients)
     return Comparison(
@@ -78,9 +73,7 @@ def compare(
     )
 
 
-def holm_over(
-    comparisons: Mapping[str, Comparison], metric: str, unit: str = "patients"
-) -> dict[str, float | None]:
+def holm_over(comparisons: Mapping[str, Comparison], metric: str, unit: str = "patients") -> dict[str, float | None]:
     """Holm-adjusted p (ties dropped) of one metric over comparisons; `unit`: `patients` or `samples`."""
     tests = {name: comparison.metrics[metric] for name, comparison in comparisons.items()}
     return holm(
@@ -108,7 +101,5 @@ def _compare_metric(
     return MetricComparison(
         over_samples=paired_test(ours, theirs),
         over_patients=paired_test(list(mean_a.values()), list(mean_b.values())),
-        difference_interval=cluster_bootstrap(
-            difference, groups, generator_of(seed, name, "difference"), draws=draws
-        ),
+        difference_interval=cluster_bootstrap(difference, groups, generator_of(seed, name, "difference"), draws=draws),
     )

@@ -42,9 +42,7 @@ def evaluate_case(
         InputError: `METRIC_SHAPE` if the masks or the grid differ in shape.
     """
     if np.shape(true) != grid.shape:
-        raise InputError(
-            "METRIC_SHAPE", "the mask is not on the grid", seen=np.shape(true), expected=grid.shape
-        )
+        raise InputError("METRIC_SHAPE", "the mask is not on the grid", seen=np.shape(true), expected=grid.shape)
     spacing, in_plane = (grid.spacing_mm, grid.slice_spacing_mm) if physical else (None, None)
     volume = volume_scores(pred, true, spacing)
     return CaseScores(

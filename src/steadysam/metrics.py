@@ -219,9 +219,7 @@ def slice_scores(
     """
     pred, true = _same_shape(pred, true)
     if pred.ndim != 3:
-        raise InputError(
-            "METRIC_SHAPE", "a stack of slices has three axes", seen=pred.shape, expected="(D, H, W)"
-        )
+        raise InputError("METRIC_SHAPE", "a stack of slices has three axes", seen=pred.shape, expected="(D, H, W)")
     return tuple(_slice_score(t, pred[t], true[t], spacing_mm, size) for t in range(len(pred)))
 
 
@@ -262,9 +260,7 @@ def all_empty_scores(case: CaseScores) -> CaseScores:
         for row in case.slices
     )
     whole = float(case.volume.true_voxels == 0)
-    volume = replace(
-        case.volume, dice=whole, iou=whole, pred_voxels=0, hd95_mm=None, asd_mm=None, assd_mm=None
-    )
+    volume = replace(case.volume, dice=whole, iou=whole, pred_voxels=0, hd95_mm=None, asd_mm=None, assd_mm=None)
     return replace(case, slices=rows, volume=volume)
 
 

@@ -30,8 +30,7 @@ def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "method": record.get("method"),
         "prompt_source": _join(record.get("prompt_sources"))
         or _join(sorted({str(s) for entry in prompts for s in entry.get("sources") or ()})),
-        "prompt_set": record.get("prompt_set_hash")
-        or _join(_distinct(entry.get("hash") for entry in prompts)),
+        "prompt_set": record.get("prompt_set_hash") or _join(_distinct(entry.get("hash") for entry in prompts)),
         "seed": _first(record.get("prompt_set"), "seed")
         or _join(_distinct(value for step in history for value in _values(step, "seed"))),
         "training_seed": _first(_first_mapping(config, "compute"), "seed"),

@@ -95,9 +95,7 @@ def paired_test(a: Sequence[float], b: Sequence[float]) -> PairedTest:
     mean = float(difference.mean()) if len(difference) else None
     if n_ties == len(difference):
         return PairedTest(len(difference), n_ties, mean, None, None)
-    return PairedTest(
-        len(difference), n_ties, mean, _wilcoxon(difference, "wilcox"), _wilcoxon(difference, "pratt")
-    )
+    return PairedTest(len(difference), n_ties, mean, _wilcoxon(difference, "wilcox"), _wilcoxon(difference, "pratt"))
 
 
 def holm(p_values: Mapping[str, float | None]) -> dict[str, float | None]:
@@ -128,9 +126,7 @@ def table_violations(mean_dice: float, mean_iou: float, positive_share: float | 
     if gap > MAX_DICE_IOU_GAP + _TOLERANCE:
         found.append(f"Dice - IoU = {gap:.4f} is above 3 - 2*sqrt(2) = {MAX_DICE_IOU_GAP:.4f}")
     if positive_share is not None and gap > MAX_DICE_IOU_GAP * positive_share + _TOLERANCE:
-        found.append(
-            f"Dice - IoU = {gap:.4f} needs more than the {positive_share:.1%} non-empty slices there are"
-        )
+        found.append(f"Dice - IoU = {gap:.4f} needs more than the {positive_share:.1%} non-empty slices there are")
     return found
 
 

@@ -101,9 +101,7 @@ class Summary:
     all_empty: Mapping[str, float | None]
     violations: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
-    units: Mapping[str, str] = field(
-        default_factory=lambda: {name: unit for name, (_, unit) in METRICS.items()}
-    )
+    units: Mapping[str, str] = field(default_factory=lambda: {name: unit for name, (_, unit) in METRICS.items()})
 
     @property
     def empty_share(self) -> float:
@@ -172,18 +170,14 @@ def summarise(
     )
 
 
-def samples(
-    name: str, cases: Sequence[CaseScores], owner: Mapping[str, str]
-) -> list[tuple[float | None, str]]:
+def samples(name: str, cases: Sequence[CaseScores], owner: Mapping[str, str]) -> list[tuple[float | None, str]]:
     """The samples of metric `name`, one per slice or (for `volume_*`) per case, each with its patient."""
     if name in _PER_VOLUME:
         return [(_PER_VOLUME[name](case.volume), owner[case.name]) for case in cases]
     return [(_PER_SLICE[name](row), owner[case.name]) for case in cases for row in case.slices]
 
 
-def _estimate(
-    name: str, cases: Sequence[CaseScores], owner: Mapping[str, str], seed: int, draws: int
-) -> Estimate:
+def _estimate(name: str, cases: Sequence[CaseScores], owner: Mapping[str, str], seed: int, draws: int) -> Estimate:
     everything = samples(name, cases, owner)
     valid = [(value, patient) for value, patient in everything if value is not None]
     if not valid:

@@ -69,9 +69,7 @@ def load_training_data(
         volume, mask = read_case(case, values, slice_axis_of(config, dataset), dataset)
         axes.add(volume.grid.slice_axis)
         folder = prompt_files(config, dataset, case.part)
-        prompts[case.name] = (
-            read_case_prompts(folder, case, volume) if folder else simulate(config, case.name, mask)
-        )
+        prompts[case.name] = read_case_prompts(folder, case, volume) if folder else simulate(config, case.name, mask)
         redraw = None if folder else partial(_redraw, config, mask)
         cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name], redraw, spill)
         hashes[case.name] = content_key(volume.sha256, np.packbits(mask.array))
@@ -108,9 +106,7 @@ def split_of(config: RunConfig, dataset: Dataset) -> Split:
     if data.train_patients:
         patients = list(dict.fromkeys(case.patient for case in split.train))[: data.train_patients]
         kept = tuple(case for case in split.train if case.patient in patients)
-        split = Split(
-            kept, split.val, split.test, f"{split.rule}; first {data.train_patients} training patients"
-        )
+        split = Split(kept, split.val, split.test, f"{split.rule}; first {data.train_patients} training patients")
     return split
 
 

@@ -147,9 +147,7 @@ def _parse(path: Path, text: bytes) -> dict[str, Any]:
 
 def _data_length(path: Path, header: Mapping[str, Any]) -> int:
     try:
-        return max(
-            (int(row["data_offsets"][1]) for name, row in header.items() if name != "__metadata__"), default=0
-        )
+        return max((int(row["data_offsets"][1]) for name, row in header.items() if name != "__metadata__"), default=0)
     except (KeyError, TypeError, IndexError, ValueError, OverflowError) as error:
         raise _format_error(path, "a tensor without offsets") from error
 

@@ -11,9 +11,7 @@ from steadysam.backbones.table import Architecture
 from steadysam.errors import CheckpointError
 
 
-def infer_architecture(
-    state: Mapping[str, Tensor], file: str | Path, *, decoder_heads: int = 8
-) -> Architecture:
+def infer_architecture(state: Mapping[str, Tensor], file: str | Path, *, decoder_heads: int = 8) -> Architecture:
     """What `state` (in the names of `SamBackbone`) was made for; the image size is not part of it.
 
     Args:

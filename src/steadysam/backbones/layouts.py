@@ -79,9 +79,7 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in state:
         if match := _OFFICIAL_MLP.match(name):
             depths[match[1]] = max(depths.get(match[1], 0), int(match[2]))
-    return {
-        _official_name(name, depths): value for name, value in state.items() if name not in _OFFICIAL_BUFFERS
-    }
+    return {_official_name(name, depths): value for name, value in state.items() if name not in _OFFICIAL_BUFFERS}
 
 
 def _official_name(name: str, depths: Mapping[str, int]) -> str:

@@ -38,9 +38,7 @@ def inject_lora(
 
     if has_lora(backbone):
         raise ValueError("the backbone has adapters already")
-    config = LoraConfig(
-        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none"
-    )
+    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none")
     backbone.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -73,9 +71,7 @@ def load_lora(backbone: SamBackbone, state: Mapping[str, Tensor]) -> None:
         CheckpointError: `CKPT_SHAPE`, names or shapes differ; nothing has been copied then.
     """
     own = lora_state(backbone)
-    wrong = sorted(own.keys() ^ state.keys()) or [
-        name for name in own if own[name].shape != state[name].shape
-    ]
+    wrong = sorted(own.keys() ^ state.keys()) or [name for name in own if own[name].shape != state[name].shape]
     if wrong:
         raise CheckpointError(
             "CKPT_SHAPE",

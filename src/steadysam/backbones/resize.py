@@ -12,9 +12,7 @@ _RELATIVE = re.compile(r"^image_encoder\.layers\.(\d+)\.attn\.rel_pos_[hw]$")
 _ABSOLUTE = "image_encoder.pos_embed"
 
 
-def resize_positions(
-    state: Mapping[str, Tensor], grid: int, global_layers: Collection[int]
-) -> dict[str, Tensor]:
+def resize_positions(state: Mapping[str, Tensor], grid: int, global_layers: Collection[int]) -> dict[str, Tensor]:
     """Weights of a SAM of any image size -> the same for `grid` x `grid` tokens.
 
     The absolute table (1, H, W, C) is resized bilinearly, the relative tables (2H - 1, c) of layers with
@@ -44,6 +42,4 @@ def _linear(table: Tensor, length: int) -> Tensor:
     if len(table) == length:
         return table
     channels_first = table.float().T[None]
-    return functional.interpolate(channels_first, length, mode="linear", align_corners=False)[
-        0
-    ].T.contiguous()
+    return functional.interpolate(channels_first, length, mode="linear", align_corners=False)[0].T.contiguous()

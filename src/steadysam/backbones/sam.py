@@ -60,9 +60,7 @@ class SamBackbone(nn.Module):
         groups: list[Group] = []
         for rows in _rows_by_count(points):
             xy = torch.from_numpy(np.stack([points[row].xy for row in rows]).astype(np.float32)).to(device)
-            sign = torch.from_numpy(np.stack([points[row].positive for row in rows])).to(
-                device, torch.float32
-            )
+            sign = torch.from_numpy(np.stack([points[row].positive for row in rows])).to(device, torch.float32)
             sparse, dense = self.prompt_encoder(xy[:, None], sign[:, None], None, None)
             groups.append((rows, sparse[:, 0], dense))
         return groups

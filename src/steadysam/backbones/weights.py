@@ -237,9 +237,7 @@ def _fetch_from_hub(spec: BackboneSpec, folder: Path) -> Path:
             fix=f"check the connection and try again, or `steadysam models import {spec.name} FILE`",
         ) from error
     if stated and len(stated) == 64 and sha256_file(file) != stated:
-        raise NetworkError(
-            "CKPT_HASH", "the download is damaged", file=repository, expected=stated, fix="try again"
-        )
+        raise NetworkError("CKPT_HASH", "the download is damaged", file=repository, expected=stated, fix="try again")
     return file
 
 

@@ -113,9 +113,7 @@ def evaluate(
 
     def score(folder: Path) -> Evaluation:
         bar = _progress(f"scoring {folder.name}")
-        return evaluate_folder(
-            folder, labels, target.values, size=size, slice_axis=target.slice_axis, progress=bar
-        )
+        return evaluate_folder(folder, labels, target.values, size=size, slice_axis=target.slice_axis, progress=bar)
 
     evaluation = score(predictions)
     _require_cases(evaluation)
@@ -123,14 +121,10 @@ def evaluate(
     source = provenance_of(evaluation.record)
     summary = summarise(evaluation.cases, owner, provenance=source, size=size, seed=seed)
     others = {name: score(folder).cases for name, folder in _names(compare).items()}
-    comparisons = {
-        name: compare_cases(evaluation.cases, cases, owner, seed=seed) for name, cases in others.items()
-    }
+    comparisons = {name: compare_cases(evaluation.cases, cases, owner, seed=seed) for name, cases in others.items()}
     drawn = _pictures(evaluation, predictions, labels, images, target, pictures)
     settings = {"label": target.label, "label_values": target.values, "size": size, "seed": seed}
-    write_evaluation(
-        output, evaluation, summary, owner, comparisons=comparisons, pictures=drawn, settings=settings
-    )
+    write_evaluation(output, evaluation, summary, owner, comparisons=comparisons, pictures=drawn, settings=settings)
     _print(summary, output)
     problem = evaluation.problem()
     if problem is not None and not (allow_missing and problem.code == "EVAL_MISSING"):
@@ -198,19 +192,14 @@ def _patients(table: Path | None, target: _Target, cases: Sequence[CaseScores]) 
     if table is None:
         return {name: target.patients.get(name, name) for name in names}
     if not table.is_file() or table.name not in ("patients.csv", "cases.csv"):
-        raise UsageError(
-            "EVAL_PATIENTS", "no such table", file=table, expected="a file patients.csv or cases.csv"
-        )
+        raise UsageError("EVAL_PATIENTS", "no such table", file=table, expected="a file patients.csv or cases.csv")
     return read_patients(table.parent, names)
 
 
 def _names(folders: Sequence[Path]) -> dict[str, Path]:
     """A short name for each folder: its last part, or the whole path where two would be equal."""
     last = [folder.resolve().name for folder in folders]
-    return {
-        name if last.count(name) == 1 else str(folder): folder
-        for name, folder in zip(last, folders, strict=True)
-    }
+    return {name if last.count(name) == 1 else str(folder): folder for name, folder in zip(last, folders, strict=True)}
 
 
 def _progress(title: str) -> Callable[[Sequence[str]], Iterator[str]]:
@@ -271,9 +260,7 @@ def _print(summary: Summary, output: Path) -> None:
         )
     console = Console(highlight=False, markup=False)
     console.print(table)
-    share = (
-        f"{summary.n_empty_slices} of {summary.n_slices} slices ({summary.empty_share:.1%}) hold no target"
-    )
+    share = f"{summary.n_empty_slices} of {summary.n_slices} slices ({summary.empty_share:.1%}) hold no target"
     console.print(f"{share}; an all-empty prediction scores dsc {shown(summary.all_empty['dsc'])}.")
     for violation in summary.violations:
         console.print(f"impossible: {violation}")

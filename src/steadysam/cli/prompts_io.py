@@ -35,9 +35,7 @@ def simulate_case(
 
     simulator, seed, options, axis = how
     if simulator not in SIMULATORS:
-        raise ConfigError(
-            "PROMPT_OPTION", "no such simulator", seen=simulator, expected=", ".join(SIMULATORS)
-        )
+        raise ConfigError("PROMPT_OPTION", "no such simulator", seen=simulator, expected=", ".join(SIMULATORS))
     labels, grid = read_label_map(label, slice_axis=axis)
     if image is not None:
         label_grid, grid = grid, read_grid(image, axis)
@@ -57,9 +55,7 @@ def corrupt_case(name: str, prompts: Prompts, grid: Grid, array: Any, how: tuple
 
     corruption, severity, seed = how
     if corruption not in CORRUPTIONS:
-        raise ConfigError(
-            "PROMPT_OPTION", "no such corruption", seen=corruption, expected=", ".join(CORRUPTIONS)
-        )
+        raise ConfigError("PROMPT_OPTION", "no such corruption", seen=corruption, expected=", ".join(CORRUPTIONS))
     options = {"image": array} if corruption == "lookalike" else {}
     worse = CORRUPTIONS[corruption](prompts, severity, grid, generator_for(seed, corruption, name), **options)
     return worse if worse is prompts else stamped(worse, seed=seed)
@@ -101,9 +97,7 @@ def labelled_cases(
     from steadysam.data.cases import read_dataset, resolve_label
 
     if label is None:
-        raise UsageError(
-            "USAGE", "a data set needs --label", fix="name a structure, a value or a union such as LV+MYO"
-        )
+        raise UsageError("USAGE", "a data set needs --label", fix="name a structure, a value or a union such as LV+MYO")
     dataset = read_dataset(folder)
     values = tuple(resolve_label(dataset, label))
     chosen = [case for case in dataset.cases if case.label is not None and part in ("all", case.part)]
@@ -119,9 +113,7 @@ def prompt_image_pairs(prompts: Path, image: Path) -> list[tuple[str, Path, Path
     from steadysam.prompts.sets import find_prompt_file
 
     if not image.is_dir():
-        raise UsageError(
-            "USAGE", "a folder of prompts needs a folder of images or a data set", seen=str(image)
-        )
+        raise UsageError("USAGE", "a folder of prompts needs a folder of images or a data set", seen=str(image))
     images = _images(image)
     rows = [(name, find_prompt_file(prompts, name), picture) for name, picture in images.items()]
     found = [(name, path, picture) for name, path, picture in rows if path is not None]
@@ -163,17 +155,13 @@ def tied_to(prompts: Prompts, image: Path | None, grid: Grid | None) -> Prompts:
     return replace(prompts, image=ImageRef(name, grid.shape, grid.key()))
 
 
-def write_any(
-    output: Path, prompts: Prompts, source: Path, frame: PromptFrame | None, grid: Grid | None
-) -> None:
+def write_any(output: Path, prompts: Prompts, source: Path, frame: PromptFrame | None, grid: Grid | None) -> None:
     """Write our JSON or Slicer markups, as the suffix says; never over the input."""
     from steadysam.prompts.files import write_prompts
     from steadysam.prompts.markups import prompts_to_markups
 
     if output.resolve() == source.resolve():
-        raise UsageError(
-            "USAGE", "the output would replace the input", seen=str(output), fix="choose another name"
-        )
+        raise UsageError("USAGE", "the output would replace the input", seen=str(output), fix="choose another name")
     if output.name.lower().endswith(".mrk.json"):
         if frame not in (None, "LPS"):
             raise UsageError("USAGE", "Slicer markups are always written in LPS", seen=f"--frame {frame}")

@@ -90,11 +90,7 @@ def read_dataset(folder: str | Path, channel: int = 0) -> Dataset:
         raise json_error(folder, "not an object")
     labels, regions = _labels(folder, info.get("labels"))
     try:
-        cases = (
-            msd_cases(folder, info)
-            if isinstance(info.get("training"), list)
-            else raw_cases(folder, info, channel)
-        )
+        cases = msd_cases(folder, info) if isinstance(info.get("training"), list) else raw_cases(folder, info, channel)
     except OSError as error:
         raise FileSystemError("FS_READ", f"cannot read: {error.strerror or error}", file=folder) from error
     if not cases:
@@ -222,9 +218,7 @@ def _labels(folder: Path, entry: Any) -> tuple[dict[str, int], dict[str, tuple[i
     return labels, regions
 
 
-def _values_of(
-    word: str, foreground: Mapping[str, int], regions: Mapping[str, tuple[int, ...]]
-) -> tuple[int, ...]:
+def _values_of(word: str, foreground: Mapping[str, int], regions: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
     if word in foreground:
         return (foreground[word],)
     if word in regions:

@@ -80,9 +80,7 @@ def _simpleitk() -> Any:
     return SimpleITK
 
 
-def _geometry(
-    path: Path, source: Any, assume: Orientation | None
-) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
+def _geometry(path: Path, source: Any, assume: Orientation | None) -> tuple[tuple[int, int, int], NDArray[np.float64]]:
     """Shape and affine of a SimpleITK image or reader; ITK's world is LPS."""
     ndim = source.GetDimension()
     size = [int(n) for n in source.GetSize()] + [1] * (3 - ndim)

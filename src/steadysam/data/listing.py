@@ -27,11 +27,7 @@ def plain_images(folder: Path, channel: int) -> list[tuple[str, Path]]:
 
     Where names carry nnU-Net's channel number, only files of `channel` count.
     """
-    files = [
-        p
-        for p in sorted(folder.iterdir())
-        if not p.name.startswith(".") and p.name.lower().endswith(SUFFIXES)
-    ]
+    files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.name.lower().endswith(SUFFIXES)]
     numbered = [path for path in files if re.search(CHANNEL, case_stem(path))]
     chosen = [path for path in numbered if case_stem(path).endswith(f"_{channel:04d}")] if numbered else files
     return [(case_name(path), path) for path in chosen]

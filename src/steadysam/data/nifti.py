@@ -127,9 +127,7 @@ def _read_stream(path: Path, header: NiftiHeader) -> NDArray[np.uint8]:
         place = max(0, position)
         if place + len(voxels) > raw.size:
             what = "the stream unpacks to more than its header promises"
-            raise InputError(
-                "IMG_GZIP_OVERRUN", what, file=path, expected=f"{header.offset + raw.size} bytes"
-            )
+            raise InputError("IMG_GZIP_OVERRUN", what, file=path, expected=f"{header.offset + raw.size} bytes")
         raw[place : place + len(voxels)] = voxels
         position += len(piece)
     if position < raw.size:

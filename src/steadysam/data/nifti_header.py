@@ -63,9 +63,7 @@ class NiftiHeader:
         return i * j * k * self.dtype.itemsize
 
 
-def read_header(
-    path: Path, *, assume_orientation: Orientation | None = None, form: Form | None = None
-) -> NiftiHeader:
+def read_header(path: Path, *, assume_orientation: Orientation | None = None, form: Form | None = None) -> NiftiHeader:
     """Read and judge the header; the voxels are not touched.
 
     Args:
@@ -133,14 +131,10 @@ def _shape(fields: Any, path: Path) -> tuple[int, int, int]:
     dims = [int(n) for n in fields["dim"]]
     ndim = dims[0]
     if not 2 <= ndim <= 7:
-        raise InputError(
-            "IMG_DIMS", "wrong number of dimensions", file=path, seen=f"dim[0]={ndim}", expected="2 to 7"
-        )
+        raise InputError("IMG_DIMS", "wrong number of dimensions", file=path, seen=f"dim[0]={ndim}", expected="2 to 7")
     for axis in range(1, ndim + 1):
         if dims[axis] < 1:
-            raise InputError(
-                "IMG_DIMS", f"axis {axis - 1} has no voxels", file=path, seen=f"dim[{axis}]={dims[axis]}"
-            )
+            raise InputError("IMG_DIMS", f"axis {axis - 1} has no voxels", file=path, seen=f"dim[{axis}]={dims[axis]}")
     if any(n > 1 for n in dims[4 : ndim + 1]):
         raise InputError(
             "IMG_NDIM",
@@ -216,9 +210,7 @@ def _unit(fields: Any, path: Path) -> float:
     return _UNIT_MM[code]
 
 
-def _affine(
-    fields: Any, shape: tuple[int, int, int], path: Path, form: Form | None
-) -> NDArray[np.float64] | None:
+def _affine(fields: Any, shape: tuple[int, int, int], path: Path, form: Form | None) -> NDArray[np.float64] | None:
     """The sform if set, else the qform, else None; a conflict is an error unless `form` chooses."""
     has_s, has_q = int(fields["sform_code"]) > 0, int(fields["qform_code"]) > 0
     sform = np.asarray(fields.get_sform(), np.float64) if has_s and form != "qform" else None
@@ -235,8 +227,7 @@ def _affine(
 
 def _qform(fields: Any, path: Path) -> NDArray[np.float64]:
     values = [
-        float(fields[f"q{name}"])
-        for name in ("uatern_b", "uatern_c", "uatern_d", "offset_x", "offset_y", "offset_z")
+        float(fields[f"q{name}"]) for name in ("uatern_b", "uatern_c", "uatern_d", "offset_x", "offset_y", "offset_z")
     ]
     if not np.isfinite(values).all():
         raise InputError("IMG_AFFINE_NONFINITE", "the qform holds NaN or infinity", file=path)

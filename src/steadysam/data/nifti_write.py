@@ -51,13 +51,9 @@ def write_nifti(path: str | Path, array: NDArray[Any], grid: Grid) -> None:
     """
     path = Path(path)
     if array.shape != grid.shape:
-        raise InputError(
-            "OUTPUT_SHAPE", "array and grid differ", file=path, seen=array.shape, expected=grid.shape
-        )
+        raise InputError("OUTPUT_SHAPE", "array and grid differ", file=path, seen=array.shape, expected=grid.shape)
     if not path.name.endswith((".nii", ".nii.gz")):
-        raise InputError(
-            "OUTPUT_NAME", "masks are written as NIfTI", file=path, expected="a name in .nii or .nii.gz"
-        )
+        raise InputError("OUTPUT_NAME", "masks are written as NIfTI", file=path, expected="a name in .nii or .nii.gz")
     header = _output_header(path, array, grid)
     little = array.astype(array.dtype.newbyteorder("<"), copy=False)
     content = header.binaryblock + bytes(4) + little.tobytes(order="F")
@@ -82,9 +78,7 @@ def _output_header(path: Path, array: NDArray[Any], grid: Grid) -> Any:
     source = grid.header
     large = isinstance(source, Nifti2Header) if source is not None else max(grid.shape) > 32767
     header: Any = (Nifti2Header if large else Nifti1Header)(endianness="<")
-    flat = (
-        source is not None and int(source["dim"][0]) == 2
-    )  # its pixdim[3] may be 0, which 3-D files may not have
+    flat = source is not None and int(source["dim"][0]) == 2  # its pixdim[3] may be 0, which 3-D files may not have
     header["dim"] = [2 if flat else 3, *grid.shape, 1, 1, 1, 1]
     header["datatype"], header["bitpix"] = code, 8 * array.dtype.itemsize
     header["scl_slope"], header["scl_inter"] = 1, 0
@@ -111,9 +105,7 @@ def _verify(temporary: Path, path: Path, array: NDArray[Any], grid: Grid, expect
         agree = [_agrees(read_header(temporary, form=form), grid) for form in placed]
         voxels = read_voxels(temporary, header, array.nbytes)
     except InputError as error:
-        raise OutputError(
-            "OUTPUT_VERIFY", f"the written file cannot be read back: {error.what}", file=path
-        ) from error
+        raise OutputError("OUTPUT_VERIFY", f"the written file cannot be read back: {error.what}", file=path) from error
     if not np.array_equal(voxels, array):
         problem = "the numbers read back differ"
     for field in GEOMETRY_FIELDS:

@@ -38,9 +38,7 @@ def prepare_stack(volume: Volume, preprocess: Preprocess) -> SliceStack:
         InputError: `WINDOW_COLOUR` (a CT window for a colour picture).
     """
     if preprocess.size < 1:
-        raise ConfigError(
-            "SIZE", "the model's image needs pixels", seen=preprocess.size, expected="1 or more"
-        )
+        raise ConfigError("SIZE", "the model's image needs pixels", seen=preprocess.size, expected="1 or more")
     colour = volume.array.ndim == 4
     low, high = window_bounds(volume.array, preprocess.window)
     images = stack_slices(_to_unit(volume.array, low, high), volume.grid)  # (D, H, W[, C])
@@ -169,8 +167,6 @@ def _fit(images: NDArray[np.float32], frame: Frame) -> NDArray[np.float32]:
     for image, fitted in zip(images, result, strict=True):  # one slice at a time keeps the peak memory small
         tensor = torch.from_numpy(np.ascontiguousarray(image))[None]
         if (height, width) != (frame.height, frame.width):
-            tensor = interpolate(
-                tensor, (height, width), mode="bilinear", align_corners=False, antialias=True
-            )
+            tensor = interpolate(tensor, (height, width), mode="bilinear", align_corners=False, antialias=True)
         fitted[:, :height, :width] = tensor[0].clamp(0, 1).numpy()
     return result

@@ -121,9 +121,7 @@ def _by_patient(cases: Sequence[Case], shares: Sequence[float], seed: int) -> tu
     order = np.random.default_rng(seed).permutation(len(patients))
     counts = _counts(len(patients), shares)
     bounds = np.cumsum([0, *counts])
-    place = {
-        patients[int(p)]: int(np.searchsorted(bounds, rank, side="right")) - 1 for rank, p in enumerate(order)
-    }
+    place = {patients[int(p)]: int(np.searchsorted(bounds, rank, side="right")) - 1 for rank, p in enumerate(order)}
     return tuple([case for case in cases if place[case.patient] == index] for index in range(len(shares)))
 
 
@@ -139,14 +137,10 @@ def _from_file(dataset: Dataset, fold: int) -> tuple[list[Case], list[Case], lis
     """nnU-Net's `splits_final.json`: a list of {"train": names, "val": names}."""
     path = dataset.folder / "splits_final.json"
     if not path.is_file():
-        raise ConfigError(
-            "SPLIT_MISSING", "a fold needs splits_final.json", file=path, fix="leave out the fold"
-        )
+        raise ConfigError("SPLIT_MISSING", "a fold needs splits_final.json", file=path, fix="leave out the fold")
     folds = read_json(path)
     if not isinstance(folds, list) or not 0 <= fold < len(folds):
-        raise ConfigError(
-            "SPLIT_FOLD", "no such fold", file=path, seen=fold, expected=f"below {_length(folds)}"
-        )
+        raise ConfigError("SPLIT_FOLD", "no such fold", file=path, seen=fold, expected=f"below {_length(folds)}")
     cases = {case.name: case for case in dataset.part("Tr")}
     train, val = (_names(path, folds[fold], key) for key in ("train", "val"))
     unknown = sorted({*train, *val} - set(cases))

@@ -34,10 +34,7 @@ _META_WORDS = {
     8: "MET_DOUBLE|MET_LONG_LONG|MET_ULONG_LONG",
 }
 _BYTES = {
-    word: size
-    for table in (_NRRD_WORDS, _META_WORDS)
-    for size, words in table.items()
-    for word in words.split("|")
+    word: size for table in (_NRRD_WORDS, _META_WORDS) for size, words in table.items() for word in words.split("|")
 }
 _NRRD_SPACES = {
     "left-posterior-superior",
@@ -155,9 +152,7 @@ def _lines(path: Path) -> tuple[list[tuple[str, int]], bool]:
 
 
 def _too_long(path: Path) -> InputError:
-    return InputError(
-        "IMG_HEADER_TOO_LONG", "the text header does not end", file=path, expected=f"{_MAX_HEADER} bytes"
-    )
+    return InputError("IMG_HEADER_TOO_LONG", "the text header does not end", file=path, expected=f"{_MAX_HEADER} bytes")
 
 
 def _nrrd_fields(path: Path) -> tuple[dict[str, str], int]:
@@ -220,12 +215,7 @@ def _item_bytes(path: Path, word: str) -> int:
 def _data_file(path: Path, name: str) -> Path:
     """A plain file in the header's own folder; everything else is refused."""
     beside = path.parent / name
-    plain = (
-        name == Path(name).name
-        and "%" not in name
-        and "\\" not in name
-        and not name.upper().startswith("LIST")
-    )
+    plain = name == Path(name).name and "%" not in name and "\\" not in name and not name.upper().startswith("LIST")
     if not plain or beside.is_symlink():
         raise InputError(
             "NRRD_DETACHED_REFUSED",
@@ -251,14 +241,10 @@ def _nrrd(path: Path, fields: dict[str, str], end: int) -> TextHeader:
         raise InputError("IMG_NDIM", "not a 2-D or 3-D image", file=path, seen=f"sizes {sizes}")
     encoding = _need(path, fields, "encoding").lower()
     if encoding not in ("raw", "gzip", "gz"):
-        raise InputError(
-            "IMG_FORMAT", "encoding not supported", file=path, seen=encoding, expected="raw or gzip"
-        )
+        raise InputError("IMG_FORMAT", "encoding not supported", file=path, seen=encoding, expected="raw or gzip")
     item_bytes = _item_bytes(path, _need(path, fields, "type"))
     if item_bytes > 1 and fields.get("endian", "").lower() not in ("little", "big"):
-        raise InputError(
-            "NRRD_ENDIAN", "the byte order is missing", file=path, expected="endian: little or big"
-        )
+        raise InputError("NRRD_ENDIAN", "the byte order is missing", file=path, expected="endian: little or big")
     for key in ("line skip", "byte skip", "lineskip", "byteskip"):
         if fields.get(key, "0") != "0":
             raise _inconsistent(path, f"{key} is not supported", fields[key])

@@ -169,9 +169,7 @@ def _warn_twin(path: Path) -> None:
 
 def _as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
     if array.ndim != 3:
-        raise InputError(
-            "LABEL_VALUES", "a label map has one channel", file=path, seen=f"shape {array.shape}"
-        )
+        raise InputError("LABEL_VALUES", "a label map has one channel", file=path, seen=f"shape {array.shape}")
     if array.dtype.kind == "f":
         whole = np.rint(array)
         off = np.abs(array - whole)
@@ -188,11 +186,7 @@ def _as_labels(array: NDArray[Any], path: Path) -> NDArray[Any]:
         array = whole
     low, high = array.min(), array.max()
     if low < 0:
-        raise InputError(
-            "LABEL_VALUES", "labels below 0", file=path, seen=f"{low:g}", expected="whole numbers from 0"
-        )
+        raise InputError("LABEL_VALUES", "labels below 0", file=path, seen=f"{low:g}", expected="whole numbers from 0")
     if high > 65535:
-        raise InputError(
-            "LABEL_OVERFLOW", "labels above 65535", file=path, seen=f"{high:g}", expected="0 to 65535"
-        )
+        raise InputError("LABEL_OVERFLOW", "labels above 65535", file=path, seen=f"{high:g}", expected="0 to 65535")
     return array.astype(np.uint8 if high <= 255 else np.uint16)

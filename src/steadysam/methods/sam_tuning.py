@@ -74,9 +74,7 @@ def tuning_losses(model: SamTuning, batch: Batch, config: Config) -> dict[str, T
     """0.7 Dice + 0.3 focal on the decoder's mask."""
     embeddings = model.sam.encode(batch.tensors["images"])
     logits = decode_rows(model.sam, embeddings, batch.points)
-    terms = segmentation_terms(
-        logits, batch.tensors["masks"], dice=config.dice_weight, focal=config.focal_weight
-    )
+    terms = segmentation_terms(logits, batch.tensors["masks"], dice=config.dice_weight, focal=config.focal_weight)
     return mean_terms(terms)
 
 
@@ -88,12 +86,8 @@ def segment(
     embeddings = encode_stack(sam, stack, cache, encoder_key(sam))
     probability = decode_stack(sam, embeddings, points)
     decisions = tuple(
-        Decision(
-            name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y))
-        )
+        Decision(name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y)))
         for t, here in enumerate(points)
         for name, (x, y) in zip(here.ids, here.xy, strict=True)
     )
-    return Segmentation(
-        probability, None, tuple(points), decisions, {"decoder_points": sum(map(len, points))}
-    )
+    return Segmentation(probability, None, tuple(points), decisions, {"decoder_points": sum(map(len, points))})

@@ -61,9 +61,7 @@ def decode_rows(backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePo
 
 
 @torch.no_grad()
-def decode_stack(
-    backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePoints]
-) -> NDArray[np.float32]:
+def decode_stack(backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePoints]) -> NDArray[np.float32]:
     """(D, C, h, h) float16 embeddings and D point sets -> (D, S, S) float32 probabilities."""
     device = next(backbone.mask_decoder.parameters()).device
     parts = []

@@ -57,9 +57,7 @@ def draw_organs(generator: np.random.Generator) -> Organs:
     return Organs(table[:, :3], table[:, 3:6], table[:, 6], table[:, 7], inner)
 
 
-def paint_organs(
-    organs: Organs, shape: tuple[int, int, int], warp: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def paint_organs(organs: Organs, shape: tuple[int, int, int], warp: NDArray[np.float64]) -> NDArray[np.float64]:
     """(I, J, K) brightness; borders are about one voxel soft and bent by the smooth field `warp`."""
     image, cavity = np.full(shape, 0.02), np.ones(shape)
     bent = (indices(shape) + 0.5) / shape

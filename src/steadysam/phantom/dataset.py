@@ -42,9 +42,7 @@ def draw_dataset(
         FileSystemError: `FS_EXISTS`, the folder exists.
     """
     if n_train < 1 or n_test < 0:
-        raise ConfigError(
-            "PHANTOM_COUNT", "too few cases", seen=(n_train, n_test), expected="at least (1, 0)"
-        )
+        raise ConfigError("PHANTOM_COUNT", "too few cases", seen=(n_train, n_test), expected="at least (1, 0)")
     parts = {f"phantom_{number + 1:03d}": "Tr" for number in range(n_train)}
     parts |= {f"phantom_{number + 501:03d}": "Ts" for number in range(n_test)}
     with new_folder(folder) as inside:

@@ -54,9 +54,7 @@ def centerline(
     """
     check_mask(mask, grid)
     if gap_range[0] > gap_range[1]:
-        raise ConfigError(
-            "PROMPT_OPTION", "gap_range runs backwards", seen=gap_range, expected="smallest, largest"
-        )
+        raise ConfigError("PROMPT_OPTION", "gap_range runs backwards", seen=gap_range, expected="smallest, largest")
     path = slice_path(mask, grid) if route == "slices" else geodesic_path(mask, grid)
     path = extended(path, grid, generator, overshoot, wander)
     path = drifted(path, grid, generator, drift_mm, drift_length_mm)

@@ -25,9 +25,7 @@ from steadysam.types import Grid, Prompts
 
 Severity = Literal["error", "warning", "info"]
 
-_MOSTLY = (
-    0.5  # a wrong frame is suspected when more than this share of the points is outside, and comes in by it
-)
+_MOSTLY = 0.5  # a wrong frame is suspected when more than this share of the points is outside, and comes in by it
 _NEIGHBOURS = 2  # slices on either side in which a prompted slice expects company
 _SHOWN = 10  # findings of one code that the text for people lists
 _PATCH = 2  # voxels on either side that must all be equal for a point to lie on padding
@@ -87,9 +85,7 @@ class CheckReport:
         return "\n".join([head, *(rows or ["nothing found"])])
 
 
-def check(
-    prompts: Prompts, grid: Grid, image: NDArray[Any] | None = None, image_name: str = ""
-) -> CheckReport:
+def check(prompts: Prompts, grid: Grid, image: NDArray[Any] | None = None, image_name: str = "") -> CheckReport:
     """Look for points outside, wrong frames, duplicates, sign conflicts, points on padding and lonely slices.
 
     Args:
@@ -139,9 +135,7 @@ def _none(prompts: Prompts) -> Iterator[Finding]:
         )
 
 
-def _outside(
-    prompts: Prompts, ijk: NDArray[Any], distance: NDArray[np.float64], grid: Grid
-) -> Iterator[Finding]:
+def _outside(prompts: Prompts, ijk: NDArray[Any], distance: NDArray[np.float64], grid: Grid) -> Iterator[Finding]:
     beyond = distance > 0
     if not beyond.any():
         return
@@ -171,9 +165,7 @@ def _suspects(prompts: Prompts, grid: Grid, share_outside: float) -> Iterator[Fi
     """The readings of the numbers under which the points would lie inside; the simplest that explains
     them.
     """
-    best = {
-        name: float(np.mean(distance_outside_mm(xyz, grid) == 0)) for name, xyz in _readings(prompts, grid)
-    }
+    best = {name: float(np.mean(distance_outside_mm(xyz, grid) == 0)) for name, xyz in _readings(prompts, grid)}
     found = {name: share for name, share in best.items() if share > 1 - _MOSTLY and share > 1 - share_outside}
     top = max(found.values(), default=0.0)
     names = [name for name, share in found.items() if share == top]
@@ -181,8 +173,7 @@ def _suspects(prompts: Prompts, grid: Grid, share_outside: float) -> Iterator[Fi
         yield Finding(
             "PROMPT_SPACE_SUSPECT",
             "error",
-            f"{share_outside:.0%} of the points lie outside, "
-            f"but {top:.0%} lie inside if {' or '.join(names[:2])}",
+            f"{share_outside:.0%} of the points lie outside, but {top:.0%} lie inside if {' or '.join(names[:2])}",
             tuple(point.id for point in prompts.points),
             {"share_outside": share_outside, "share_inside_if": found},
         )
@@ -234,9 +225,7 @@ def _boxes(prompts: Prompts, grid: Grid) -> Iterator[Finding]:
         if (high < -0.5).any() or (low > last).any():
             yield Finding("PROMPT_OUTSIDE", "error", f"box {box.id!r} lies outside the volume", (box.id,))
         elif (low < -0.5 - 1e-4).any() or (high > last + 1e-4).any():
-            yield Finding(
-                "PROMPT_BOX_BEYOND", "warning", f"box {box.id!r} reaches beyond the volume", (box.id,)
-            )
+            yield Finding("PROMPT_BOX_BEYOND", "warning", f"box {box.id!r} reaches beyond the volume", (box.id,))
         in_plane = list(grid.plane_axes)
         if (low[in_plane] <= -0.4).all() and (high[in_plane] >= last[in_plane] - 0.1).all():
             yield Finding("PROMPT_BOX_WHOLE", "warning", f"box {box.id!r} covers whole slices", (box.id,))
@@ -247,9 +236,7 @@ def _padding(
 ) -> Iterator[Finding]:
     """Points whose whole surrounding in the slice is one value, namely the image's lowest."""
     if image.shape[:3] != grid.shape:
-        raise InputError(
-            "PROMPT_GRID", "the image lies on another grid", seen=image.shape, expected=grid.shape
-        )
+        raise InputError("PROMPT_GRID", "the image lies on another grid", seen=image.shape, expected=grid.shape)
     lowest = image.min()
     ids = []
     for n in np.flatnonzero(inside):

@@ -144,13 +144,9 @@ def lookalike(
             grid's.
     """
     if image is None:
-        raise ConfigError(
-            "PROMPT_OPTION", "look-alikes are found in the image", fix="name it, for example --image"
-        )
+        raise ConfigError("PROMPT_OPTION", "look-alikes are found in the image", fix="name it, for example --image")
     if image.shape[:3] != grid.shape:
-        raise InputError(
-            "PROMPT_GRID", "the image lies on another grid", seen=image.shape, expected=grid.shape
-        )
+        raise InputError("PROMPT_GRID", "the image lies on another grid", seen=image.shape, expected=grid.shape)
     ijk = ras_to_voxel(prompts.points_mm(), grid)
     hit = generator.random(len(ijk)) < severity
     for t in sorted(set(_slices(prompts, grid)[hit].tolist())):
@@ -190,9 +186,7 @@ def _loosened(box: Box, severity: float, generator: np.random.Generator) -> Box:
     low, high = generator.uniform(0, severity, (2, 3, 1)) * 2 * half  # a side's length is two half-axes
     centre = np.array(box.centre_mm) + ((high - low) / 2).sum(axis=0)
     rows = half + (high + low) / 2
-    return replace(
-        box, centre_mm=triple(centre), half_axes_mm=(triple(rows[0]), triple(rows[1]), triple(rows[2]))
-    )
+    return replace(box, centre_mm=triple(centre), half_axes_mm=(triple(rows[0]), triple(rows[1]), triple(rows[2])))
 
 
 def _in_plane(move_mm: NDArray[np.float64], grid: Grid) -> NDArray[np.float64]:
@@ -243,9 +237,7 @@ def _graded(function: Callable[..., Prompts]) -> Callable[..., Prompts]:
     """A row of the table: checks the severity, makes 0 the identity and writes the history."""
 
     @functools.wraps(function)
-    def call(
-        prompts: Prompts, severity: float, grid: Grid, generator: np.random.Generator, **options: Any
-    ) -> Prompts:
+    def call(prompts: Prompts, severity: float, grid: Grid, generator: np.random.Generator, **options: Any) -> Prompts:
         if not 0 <= severity <= 1:
             raise ConfigError("PROMPT_OPTION", "a severity lies from 0 to 1", seen=severity)
         if severity == 0:

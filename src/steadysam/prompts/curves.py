@@ -25,15 +25,9 @@ def slice_crossings(path_mm: NDArray[Any], grid: Grid) -> NDArray[np.float64]:
     if not len(path):
         return np.zeros((0, 3))
     axis = grid.slice_axis
-    found = [
-        row for a, b in zip(path[:-1], path[1:], strict=True) for row in _segment(a, b, axis, grid.depth)
-    ]
+    found = [row for a, b in zip(path[:-1], path[1:], strict=True) for row in _segment(a, b, axis, grid.depth)]
     closed = len(path) > 1 and np.allclose(path[0], path[-1])  # then its end is its start, already counted
-    if (
-        not closed
-        and abs(path[-1, axis] - round(path[-1, axis])) < 1e-6
-        and 0 <= round(path[-1, axis]) < grid.depth
-    ):
+    if not closed and abs(path[-1, axis] - round(path[-1, axis])) < 1e-6 and 0 <= round(path[-1, axis]) < grid.depth:
         found.append(path[-1])
     if not found:
         middle = path.mean(axis=0)
@@ -61,9 +55,7 @@ def _segment(a: NDArray[Any], b: NDArray[Any], axis: int, depth: int) -> list[ND
     return rows
 
 
-def smooth_curve(
-    knots_mm: NDArray[Any], *, closed: bool = False, step_mm: float = 1.0
-) -> NDArray[np.float64]:
+def smooth_curve(knots_mm: NDArray[Any], *, closed: bool = False, step_mm: float = 1.0) -> NDArray[np.float64]:
     """(N, 3) knots -> (M, 3) vertices at most about `step_mm` apart, RAS+ mm.
 
     A cubic spline over chord length (natural ends; periodic if closed), which is how Slicer draws curves

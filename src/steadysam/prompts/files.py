@@ -77,17 +77,13 @@ def read_prompts(
             expected=".json, .mrk.json, .fcsv, .csv, .tsv",
         )
     if len(prompts) > MAX_PROMPTS:
-        raise ResourceError(
-            "PROMPT_TOO_MANY", "too many prompts", file=path, seen=len(prompts), expected=MAX_PROMPTS
-        )
+        raise ResourceError("PROMPT_TOO_MANY", "too many prompts", file=path, seen=len(prompts), expected=MAX_PROMPTS)
     if grid is not None and verify_image:
         check_image(prompts, grid, path)
     return prompts
 
 
-def write_prompts(
-    path: str | Path, prompts: Prompts, *, frame: PromptFrame = "RAS", grid: Grid | None = None
-) -> Path:
+def write_prompts(path: str | Path, prompts: Prompts, *, frame: PromptFrame = "RAS", grid: Grid | None = None) -> Path:
     """Write our JSON, atomically. RAS and LPS keep every coordinate bit for bit; ijk needs the grid and
     rounds.
     """
@@ -136,13 +132,9 @@ def require_points(prompts: Prompts, path: str | Path | None = None) -> Prompts:
         InputError: `PROMPT_NONE`, `PROMPT_NO_POSITIVE`.
     """
     if not len(prompts):
-        raise InputError(
-            "PROMPT_NONE", "there are no prompts at all", file=path, fix="place at least one point"
-        )
+        raise InputError("PROMPT_NONE", "there are no prompts at all", file=path, fix="place at least one point")
     if not prompts.boxes and all(point.sign == "negative" for point in prompts.points):
-        raise InputError(
-            "PROMPT_NO_POSITIVE", "all prompts are negative", file=path, fix="add a positive point"
-        )
+        raise InputError("PROMPT_NO_POSITIVE", "all prompts are negative", file=path, fix="add a positive point")
     return prompts
 
 
@@ -247,9 +239,7 @@ def _numbers(value: Any, shape: tuple[int, ...], path: Path, pointer: str) -> An
     except ValueError:
         array = np.zeros(0)
     if array.shape != shape:
-        raise InputError(
-            "PROMPT_SCHEMA", f"{pointer}: wrong number of values", file=path, expected=f"shape {shape}"
-        )
+        raise InputError("PROMPT_SCHEMA", f"{pointer}: wrong number of values", file=path, expected=f"shape {shape}")
     return array
 
 

@@ -160,11 +160,7 @@ def _directions(half: NDArray[np.float64], lengths: NDArray[np.float64]) -> NDAr
             if len(others) == 2:
                 rows[n] = np.cross(rows[(n + 1) % 3], rows[(n + 2) % 3])  # type: ignore[arg-type]
             else:
-                free = (
-                    np.eye(3)[int(np.abs(np.sum(np.abs(others), axis=0)).argmin())]
-                    if others
-                    else np.eye(3)[n]
-                )
+                free = np.eye(3)[int(np.abs(np.sum(np.abs(others), axis=0)).argmin())] if others else np.eye(3)[n]
                 rows[n] = free - sum((free @ row) * row for row in others)
             rows[n] = rows[n] / np.linalg.norm(rows[n])  # type: ignore[operator]
     directions = np.array(rows) + 0.0

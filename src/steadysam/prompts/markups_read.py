@@ -131,9 +131,7 @@ def _curve(
         return []
     path_mm = np.array(knots)
     if markup["type"] != "Line":
-        path_mm = smooth_curve(
-            path_mm, closed=markup["type"] == "ClosedCurve", step_mm=min(grid.spacing_mm) / 2
-        )
+        path_mm = smooth_curve(path_mm, closed=markup["type"] == "ClosedCurve", step_mm=min(grid.spacing_mm) / 2)
     name = str(markup.get("name", "")) or "curve"
     return [
         Point(unique_id(f"{name}-{n}", ids), triple(xyz), source=source or "centerline")
@@ -147,10 +145,7 @@ def _roi(markup: dict[str, Any], where: str, path: Path, source: PromptSource | 
     turned = "orientation" in markup
     matrix = (_numbers(markup, "orientation", 9, where, path) if turned else np.eye(3)).reshape(3, 3)
     # columns are the box's axes; directions carry no unit, so the scale of micrometres touches `size` alone
-    axes = (
-        to_ras(matrix.T, _frame(markup, where, path))
-        * (np.abs(size) / 2 * _unit_mm(markup, where, path))[:, None]
-    )
+    axes = to_ras(matrix.T, _frame(markup, where, path)) * (np.abs(size) / 2 * _unit_mm(markup, where, path))[:, None]
     if not axes.any():
         raise InputError("PROMPT_BOX_EMPTY", f"{where}: the ROI has no extent", file=path)
     first = next(iter(markup.get("controlPoints") or [{}]))
@@ -206,9 +201,7 @@ def _unit_mm(markup: dict[str, Any], where: str, path: Path) -> float:
     unit = markup.get("coordinateUnits", "mm")
     unit = unit[0] if isinstance(unit, list) and unit else unit
     if unit not in ("mm", "um"):
-        raise InputError(
-            "PROMPT_SCHEMA", f"{where}/coordinateUnits", file=path, seen=ascii(unit)[:60], expected="mm"
-        )
+        raise InputError("PROMPT_SCHEMA", f"{where}/coordinateUnits", file=path, seen=ascii(unit)[:60], expected="mm")
     return 1.0 if unit == "mm" else 1e-3
 
 

@@ -81,6 +81,4 @@ def _drawn(
     y, x = np.nonzero(stroke)
     chosen = np.sort(generator.choice(len(x), size=min(count, len(x)), replace=False)) if len(x) else []
     rows = slice_to_ras(np.stack([x[chosen], y[chosen]], axis=1), t, grid) if len(x) else []
-    return [
-        Point(f"s{t:03d}{sign[0]}{n}", triple(row), sign, source="scribble") for n, row in enumerate(rows)
-    ]
+    return [Point(f"s{t:03d}{sign[0]}{n}", triple(row), sign, source="scribble") for n, row in enumerate(rows)]

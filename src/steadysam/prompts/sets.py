@@ -125,9 +125,7 @@ def read_set(folder: str | Path) -> PromptSet:
             raise _changed(file, f"the prompts of case {case} are not those that were frozen")
     if set_hash(keys) != named:
         raise _changed(path, "the hash does not fit the files")
-    return PromptSet(
-        folder, named, meta, {case: folder / name for case, (name, _) in wanted.items()}, keys, sources
-    )
+    return PromptSet(folder, named, meta, {case: folder / name for case, (name, _) in wanted.items()}, keys, sources)
 
 
 def find_prompt_file(folder: str | Path, case: str) -> Path | None:

@@ -64,9 +64,7 @@ def paper(
     """
     check_mask(mask, grid)
     if k_range[0] > k_range[1]:
-        raise ConfigError(
-            "PROMPT_OPTION", "k_range runs backwards", seen=k_range, expected="smallest, largest"
-        )
+        raise ConfigError("PROMPT_OPTION", "k_range runs backwards", seen=k_range, expected="smallest, largest")
     points: list[Point] = []
     for t in range(grid.depth):
         plane = take_slice(mask, grid, t)
@@ -110,18 +108,14 @@ def clicks(
         plane = take_slice(mask, grid, t)
         if not plane.any():
             continue
-        inside = np.asarray(distance_transform_edt(np.pad(plane, 1), sampling=grid.slice_spacing_mm))[
-            1:-1, 1:-1
-        ]
+        inside = np.asarray(distance_transform_edt(np.pad(plane, 1), sampling=grid.slice_spacing_mm))[1:-1, 1:-1]
         y, x = np.nonzero(plane & (inside >= depth * inside.max()))
         chosen = generator.choice(len(x), size=min(n, len(x)), replace=False)
         points += _points(np.stack([x[chosen], y[chosen]], axis=1), t, grid)
     return simulated(grid, "clicks", {"n": n, "depth": depth}, generator, points=tuple(points))
 
 
-def boxes(
-    mask: NDArray[np.bool_], grid: Grid, generator: np.random.Generator, *, loose: NonNegative = 0.0
-) -> Prompts:
+def boxes(mask: NDArray[np.bool_], grid: Grid, generator: np.random.Generator, *, loose: NonNegative = 0.0) -> Prompts:
     """The tight box of every positive slice (outer borders of its pixels), source `ground_truth`.
 
     Args:
@@ -138,11 +132,7 @@ def boxes(
         low, high = np.array([x.min(), y.min()]) - 0.5, np.array([x.max(), y.max()]) + 0.5
         room = generator.uniform(0, loose, (2, 2)) * (high - low)
         limit = np.array(plane.shape[::-1]) - 0.5
-        rows.append(
-            slice_box(
-                f"s{t:03d}", np.maximum(low - room[0], -0.5), np.minimum(high + room[1], limit), t, grid
-            )
-        )
+        rows.append(slice_box(f"s{t:03d}", np.maximum(low - room[0], -0.5), np.minimum(high + room[1], limit), t, grid))
     return simulated(grid, "boxes", {"loose": loose}, generator, boxes=tuple(rows))
 
 

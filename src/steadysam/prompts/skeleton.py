@@ -33,9 +33,7 @@ def slice_path(mask: NDArray[np.bool_], grid: Grid) -> NDArray[np.float64]:
         y, x = np.nonzero(part)
         centre = np.array([x.mean(), y.mean()])
         if not part[round(centre[1]), round(centre[0])]:
-            inside = np.asarray(distance_transform_edt(np.pad(part, 1), sampling=grid.slice_spacing_mm))[
-                1:-1, 1:-1
-            ]
+            inside = np.asarray(distance_transform_edt(np.pad(part, 1), sampling=grid.slice_spacing_mm))[1:-1, 1:-1]
             row, column = np.unravel_index(inside.argmax(), inside.shape)
             centre = np.array([float(column), float(row)])
         rows.append(slice_to_ras(centre, t, grid)[0])

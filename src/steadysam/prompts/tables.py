@@ -93,18 +93,14 @@ def _fcsv(lines: Sequence[str], path: Path, source: PromptSource) -> tuple[list[
     )
 
 
-def _slicer_table(
-    header: list[str], rows: list[Row], path: Path, source: PromptSource
-) -> tuple[list[Point], int]:
+def _slicer_table(header: list[str], rows: list[Row], path: Path, source: PromptSource) -> tuple[list[Point], int]:
     letters = {"LPS": ("l", "p", "s"), "RAS": ("r", "a", "s")}
     found = [frame for frame, names in letters.items() if set(names) <= set(header)]
     if len(found) != 1:
         looks = {"x", "y", "z"} <= set(header)
         raise InputError(
             "PROMPT_SPACE_MISSING" if looks else "PROMPT_CSV",
-            "the columns do not say in which frame the positions are"
-            if looks
-            else "no known columns in the header",
+            "the columns do not say in which frame the positions are" if looks else "no known columns in the header",
             file=path,
             seen=ascii(header)[:120],
             expected="label,l,p,s,… or label,r,a,s,… (Slicer) or index,axis-0,axis-1,axis-2 (napari)",
@@ -114,9 +110,7 @@ def _slicer_table(
     return _points(rows, header, letters[frame], path, source, lambda xyz: to_ras(np.array(xyz), frame)[0])
 
 
-def _napari(
-    header: list[str], rows: list[Row], path: Path, grid: Grid | None, source: PromptSource
-) -> list[Point]:
+def _napari(header: list[str], rows: list[Row], path: Path, grid: Grid | None, source: PromptSource) -> list[Point]:
     if not set(_NAPARI) <= set(header):
         raise InputError(
             "PROMPT_SLICE_MISSING",
@@ -167,12 +161,7 @@ def _points(
             skipped += 1
             continue
         xyz = [_number(row[axis], path, number) for axis in axes]
-        name = (
-            row.get("id")
-            or (row.get("label") if label_is_id else "")
-            or row.get("index")
-            or str(len(ids) + 1)
-        )
+        name = row.get("id") or (row.get("label") if label_is_id else "") or row.get("index") or str(len(ids) + 1)
         negative = row.get("sign", "").lower() in ("negative", "-") or _is_negative(row)
         points.append(
             Point(

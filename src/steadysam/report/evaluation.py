@@ -40,9 +40,7 @@ CASE_COLUMNS: dict[str, str] = {
 
 def worst_first(cases: Sequence[CaseScores]) -> list[CaseScores]:
     """Cases by volume Dice, then by mean slice Dice, then by name."""
-    return sorted(
-        cases, key=lambda case: (case.volume.dice, _mean([s.dsc for s in case.slices]) or 0.0, case.name)
-    )
+    return sorted(cases, key=lambda case: (case.volume.dice, _mean([s.dsc for s in case.slices]) or 0.0, case.name))
 
 
 def case_row(case: CaseScores, patients: Mapping[str, str]) -> dict[str, Any]:
@@ -259,16 +257,12 @@ def _comparison_section(comparisons: Mapping[str, Comparison]) -> Section:
         "signed-rank tests; samples of one patient are not independent: "
         "trust the test over patients."
     )
-    return Section(
-        "Comparison", (Text((note,), "note"), Table(columns, comparison_rows(comparisons), digits=4))
-    )
+    return Section("Comparison", (Text((note,), "note"), Table(columns, comparison_rows(comparisons), digits=4)))
 
 
 def _case_section(cases: Sequence[CaseScores], patients: Mapping[str, str]) -> Section:
     ordered = worst_first(cases)
-    caption = (
-        "Worst first. Missed: target present, nothing predicted. False: predicted where there is no target."
-    )
+    caption = "Worst first. Missed: target present, nothing predicted. False: predicted where there is no target."
     table = Table(CASE_COLUMNS, [case_row(case, patients) for case in ordered], caption)
     values = {case.name: case.volume.dice for case in ordered}
     caption = f"Volume Dice of {min(len(values), 60)} cases, worst first"

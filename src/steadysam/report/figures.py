@@ -187,9 +187,7 @@ def zoom_window(
 
 
 def _draw(axes: Axes, panel: Panel, spacing: tuple[float, float]) -> None:
-    axes.imshow(
-        _displayable(panel.image), cmap="gray", interpolation="nearest", aspect=spacing[0] / spacing[1]
-    )
+    axes.imshow(_displayable(panel.image), cmap="gray", interpolation="nearest", aspect=spacing[0] / spacing[1])
     if panel.heat is not None:
         axes.imshow(
             panel.heat,
@@ -225,9 +223,7 @@ def _scatter(axes: Axes, marks: Marks) -> None:
     for kind, (marker, colour, _) in MARKS.items():
         xy = np.asarray(marks.xy).reshape(-1, 2)[kinds == kind]
         if len(xy):
-            axes.scatter(
-                xy[:, 0], xy[:, 1], s=34, marker=marker, c=colour, edgecolors="black", linewidths=0.7
-            )
+            axes.scatter(xy[:, 0], xy[:, 1], s=34, marker=marker, c=colour, edgecolors="black", linewidths=0.7)
 
 
 def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
@@ -237,9 +233,7 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
     if any(panel.true is not None for panel in panels):
         handles.append(Line2D([], [], color=TRUTH, linewidth=1.8, label="truth"))
     if any(panel.pred is not None for panel in panels):
-        handles.append(
-            Line2D([], [], color=PREDICTION, linewidth=1.8, linestyle="dashed", label="prediction")
-        )
+        handles.append(Line2D([], [], color=PREDICTION, linewidth=1.8, linestyle="dashed", label="prediction"))
     drawn = {kind for panel in panels if panel.marks is not None for kind in panel.marks.kinds}
     for kind, (marker, colour, text) in MARKS.items():
         if kind in drawn:

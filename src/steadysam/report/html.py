@@ -39,10 +39,7 @@ class Table:
     def cells(self) -> list[list[tuple[str, bool]]]:
         """Rows of `(text, is a number)`."""
         return [
-            [
-                (shown(row.get(key), self.digits), isinstance(row.get(key), (int, float)))
-                for key in self.columns
-            ]
+            [(shown(row.get(key), self.digits), isinstance(row.get(key), (int, float))) for key in self.columns]
             for row in self.rows
         ]
 
@@ -88,10 +85,7 @@ def render(title: str, sections: Sequence[Section], facts: Mapping[str, Any] | N
     return environment.get_template("page.html.j2").render(
         title=title,
         facts={name: shown(value) for name, value in (facts or {}).items()},
-        sections=[
-            (section.title, [(type(block).__name__, block) for block in section.blocks])
-            for section in sections
-        ],
+        sections=[(section.title, [(type(block).__name__, block) for block in section.blocks]) for section in sections],
         version=__version__,
     )
 

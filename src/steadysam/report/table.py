@@ -66,9 +66,7 @@ def to_markdown(
         "| " + " | ".join(_escape(names.get(key, key)) for key in columns) + " |",
         "|" + "|".join("---:" if number else "---" for number in numeric) + "|",
     ]
-    lines += [
-        "| " + " | ".join(_escape(shown(row.get(key), digits)) for key in columns) + " |" for row in rows
-    ]
+    lines += ["| " + " | ".join(_escape(shown(row.get(key), digits)) for key in columns) + " |" for row in rows]
     return "\n".join(lines) + "\n"
 
 

@@ -54,9 +54,7 @@ class Distilled:
     empty_slices: tuple[int, ...]
 
 
-def read_saliency(
-    saliency: NDArray[np.float32], xy: NDArray[np.float32], sampling: Sampling
-) -> NDArray[np.float32]:
+def read_saliency(saliency: NDArray[np.float32], xy: NDArray[np.float32], sampling: Sampling) -> NDArray[np.float32]:
     """(H, W) map and (K, 2) points in its pixels -> (K,) values; points beyond the edge read the edge pixel."""
     height, width = saliency.shape
     x, y = np.asarray(xy, np.float64).reshape(-1, 2).T
@@ -95,9 +93,7 @@ def distill(points: Sequence[SlicePoints], saliency: NDArray[np.float32], rule: 
     empty: list[int] = []
     for t in range(depth):
         window = [j for j in range(t - rule.n, t + rule.n + 1) if 0 <= j < depth]
-        kept, made = _consensus_of_slice(
-            t, window, points, read, rule, (saliency.shape[1], saliency.shape[2])
-        )
+        kept, made = _consensus_of_slice(t, window, points, read, rule, (saliency.shape[1], saliency.shape[2]))
         if not kept.positive.any():
             empty.append(t)
             kept = _fill_empty(kept, points[t], saliency[t], rule)
@@ -139,9 +135,7 @@ def _consensus_of_slice(
                 rows.append((pixel, False, name, 1.0))
             if verdict != "none":
                 place = (float(xy[0]), float(xy[1]))
-                decisions.append(
-                    Decision(name, t, j, verdict, reason, float(own[k]), float(here[k]), evidence, place)
-                )
+                decisions.append(Decision(name, t, j, verdict, reason, float(own[k]), float(here[k]), evidence, place))
     if rule.top:
         best = set(sorted((-row[3], row[0]) for row in rows if row[1])[: rule.top])
         rows = [row for row in rows if not row[1] or (-row[3], row[0]) in best]
@@ -169,9 +163,7 @@ def _judge(t: int, j: int, positive: bool, own: float, here: float, tau: float) 
     return "none", ""
 
 
-def _fill_empty(
-    kept: SlicePoints, raw: SlicePoints, saliency: NDArray[np.float32], rule: Rule
-) -> SlicePoints:
+def _fill_empty(kept: SlicePoints, raw: SlicePoints, saliency: NDArray[np.float32], rule: Rule) -> SlicePoints:
     """What a slice without positive consensus points gets, by policy (`empty_mask` acts after decoding)."""
     if rule.empty == "raw":
         return raw

@@ -42,9 +42,7 @@ class SaliencyHead(nn.Module):
                 "choose another patch size or image size"
             )
         widths = [max(16, 128 >> step) for step in range(steps + 1)]
-        self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 3, padding=1), nn.GroupNorm(8, widths[0]), nn.GELU()
-        )
+        self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1), nn.GroupNorm(8, widths[0]), nn.GELU())
         self.steps = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.GELU())
             for a, b in zip(widths[:-1], widths[1:], strict=True)
@@ -79,7 +77,5 @@ class Spd(nn.Module):
 def saliency_maps(head: SaliencyHead, embeddings: Tensor, rows: int = 8) -> Tensor:
     """(D, C, h, h) float16 embeddings -> (D, S, S) float32 saliency in [0, 1], computed `rows` slices at a time."""
     device = next(head.parameters()).device
-    maps = [
-        torch.sigmoid(head(part.to(device).float()))[:, 0].float().cpu() for part in embeddings.split(rows)
-    ]
+    maps = [torch.sigmoid(head(part.to(device).float()))[:, 0].float().cpu() for part in embeddings.split(rows)]
     return torch.cat(maps)

@@ -33,9 +33,7 @@ def choose_points(points: Sequence[SlicePoints], saliency: NDArray[np.float32], 
         return distill(points, saliency, config.rule)
     chosen = tuple(points) if config.prompts == "raw" else gather_neighbours(points, config.n)
     decisions = tuple(
-        Decision(
-            name, t, t, "accepted", "not checked: this run uses raw prompts", xy=(float(xy[0]), float(xy[1]))
-        )
+        Decision(name, t, t, "accepted", "not checked: this run uses raw prompts", xy=(float(xy[0]), float(xy[1])))
         for t, here in enumerate(points)
         for name, xy in zip(here.ids, here.xy, strict=True)
     )
@@ -51,9 +49,7 @@ class ConsistencySamples:
     points then move with the image.
     """
 
-    def __init__(
-        self, model: Spd, cases: Sequence[TrainingCase], cache: EmbeddingCache, config: Config
-    ) -> None:
+    def __init__(self, model: Spd, cases: Sequence[TrainingCase], cache: EmbeddingCache, config: Config) -> None:
         self.cases, self.config = cases, config
         self.slices = list_slices(cases)
         key = encoder_key(model.sam)
@@ -63,9 +59,7 @@ class ConsistencySamples:
             for case, moves in zip(cases, self.moves, strict=True)
         ]
         saliency = [saliency_maps(model.saliency_head, rows[0]).numpy() for rows in self.embeddings]
-        self.points = [
-            choose_points(c.points, s, config).points for c, s in zip(cases, saliency, strict=True)
-        ]
+        self.points = [choose_points(c.points, s, config).points for c, s in zip(cases, saliency, strict=True)]
         self.saliency = saliency if config.redraw else []  # kept only where new prompts must be judged later
 
     def __len__(self) -> int:
@@ -88,9 +82,7 @@ class ConsistencySamples:
             move, size = self.moves[c][v], case.stack.preprocess.size
             embeddings.append(self.embeddings[c][v][t])
             masks.append(
-                move_images(
-                    torch.from_numpy(case.masks[t][None, None].astype(np.float32)), [move], nearest=True
-                )
+                move_images(torch.from_numpy(case.masks[t][None, None].astype(np.float32)), [move], nearest=True)
             )
             chosen = self.points[c]
             if self.config.redraw and chance.training and case.redraw is not None:
