@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from steadysam.augment import IDENTITY, AugmentConfig, Augmentation, draw, move_images, move_points
+from steadysam.augment import IDENTITY, Augmentation, AugmentConfig, draw, move_images, move_points
 from steadysam.types import SlicePoints
 
 MOVES = [

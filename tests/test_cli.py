@@ -13,7 +13,7 @@ import pytest
 
 from steadysam import __version__
 from steadysam.config import to_toml
-from steadysam.files import read_json, write_text
+from steadysam.files import read_json, write_json, write_text
 from steadysam.methods import METHODS
 from toys import leftovers, steadysam, toy_run_values
 
@@ -92,6 +92,22 @@ def test_training_again_or_on(work, toy_dataset, capsys):
     assert steadysam(*words, "--continue", "--set", "method.tau=0.2") == 3
     assert "RESUME_CONFIG_DIFF" in capsys.readouterr().err
     assert (work / "run" / "weights.safetensors").read_bytes() == before
+
+
+def test_predict_cuts_slices_as_training_did(toy_dataset, work, tmp_path):
+    """The data set says across which axis; images alone do not, and their spacing says otherwise."""
+    import shutil
+
+    data = tmp_path / "Dataset002_Axis"
+    shutil.copytree(toy_dataset, data)
+    write_json(data / "dataset.json", {**read_json(data / "dataset.json"), "slice_axis": 0})
+    words = ["train", data, "--label", "blob", "--backbone", "sam-test", "--size", 32, "-o", tmp_path / "run"]
+    words += [w for n in (1, 2) for w in ("--set", f"method.stage{n}.epochs=0")]
+    assert steadysam(*words, "--set", "compute.cache=off") == 0
+    words = ["predict", "-i", data / "imagesTs", "--prompts", work / "promptsTs", "-m", tmp_path / "run"]
+    for more, axis in (((), 0), (("--slice-axis", 2), 2)):
+        assert steadysam(*words, "-o", tmp_path / "out", "--cache", "off", *more) == 0
+        assert read_json(tmp_path / "out" / "run.json")["cases"][0]["slice_axis"] == axis
 
 
 def test_inference_settings_are_recorded(work, toy_dataset, tmp_path):
@@ -197,13 +213,16 @@ def test_these_start_without_torch(words):
 
 
 def test_an_error_in_a_real_process(tmp_path):
-    """Two lines on stderr, nothing on stdout, the exit code of the error."""
-    done = shell("train", str(tmp_path), "-o", str(tmp_path / "run"))
+    """At most two lines on stderr, nothing on stdout, the exit code of the error."""
+    clicks = tmp_path / "clicks.json"
+    clicks.write_text('{"format": "steadysam-prompts"')
+    done = shell("prompts", "convert", str(clicks), "-o", str(tmp_path / "out.json"))
     assert done.returncode == 4
     assert done.stdout == ""
-    first, second = done.stderr.strip().splitlines()
-    assert first.startswith("error[DATA_NO_JSON]")
-    assert second.startswith("  fix: ")
+    assert not (tmp_path / "out.json").exists()
+    assert done.stderr.startswith("error[JSON_SYNTAX]")
+    assert str(clicks) in done.stderr
+    assert len(done.stderr.strip().splitlines()) <= 2
 
 
 def test_version(capsys):

@@ -71,9 +71,13 @@ def test_a_really_full_disk(tmp_path):
 
 
 def test_a_folder_appears_whole_or_not_at_all(tmp_path):
-    with pytest.raises(RuntimeError), new_folder(tmp_path / "set") as part:
-        write_text(part / "a", "1")
-        raise RuntimeError
+    def half():
+        with new_folder(tmp_path / "set") as part:
+            write_text(part / "a", "1")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        half()
     assert list(tmp_path.iterdir()) == []
     with new_folder(tmp_path / "set") as part:
         write_text(part / "a", "1")

@@ -140,5 +140,6 @@ def test_frames_return_and_keep_the_corners_inside(height, width, size, fit):
 def test_points_and_pixels_agree_between_slice_and_model():
     frame = Frame(height=30, width=60, size=120, fit="stretch")
     assert frame.to_model(np.array([[10, 10]])).tolist() == [[20.5, 41.5]]  # centre of a 2 x 4 block of model pixels
-    moved = to_model_points(slice_points(Prompts((Point("a", (10.0, 10.0, 0.0)),)), Grid((60, 30, 1), np.eye(4))), frame)
+    grid = Grid((60, 30, 1), np.eye(4))
+    moved = to_model_points(slice_points(Prompts((Point("a", (10.0, 10.0, 0.0)),)), grid), frame)
     assert moved[0].xy.tolist() == [[20.5, 41.5]]

@@ -131,7 +131,8 @@ def test_prompts_are_redrawn_when_asked(model):
 def test_choices_of_prompts():
     case = make_case()
     saliency = np.zeros((5, 32, 32), np.float32)
-    assert sum(map(len, choose_points(case.points, saliency, Config(prompts="raw")).points)) == sum(map(len, case.points))
+    raw = choose_points(case.points, saliency, Config(prompts="raw")).points
+    assert sum(map(len, raw)) == sum(map(len, case.points))
     assert sum(map(len, choose_points(case.points, saliency, Config()).points)) == 0
     wide = choose_points(case.points, saliency, Config(prompts="neighbours", n=1)).points
     assert len(wide[2]) == sum(len(case.points[t]) for t in (1, 2, 3))

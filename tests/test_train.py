@@ -78,7 +78,7 @@ def test_an_interrupted_run_ends_with_the_same_bytes(finished, tmp_path, monkeyp
         def wrapped(*args, **kwargs):
             stage = next((a for a in args if isinstance(a, str) and a in ("saliency", "decoder")), "")
             chance = next((a for a in args if isinstance(a, Chance)), None)
-            epoch = chance.epoch + 1 if chance else getattr(next((a for a in args if hasattr(a, "epoch")), None), "epoch", 0)
+            epoch = chance.epoch + 1 if chance else next((a.epoch for a in args if hasattr(a, "epoch")), 0)
             name = chance.stage if chance else stage
             if kill_at == f"{name}-{epoch}-{where}":
                 raise Killed
@@ -262,7 +262,9 @@ def test_unknown_device():
         choose_device("cuda:77")
 
 
-@pytest.mark.parametrize("damage, code", [("flip", "CKPT_HASH"), ("cut", "CKPT_"), ("pickle", "CKPT_"), ("gone", "CKPT_")])
+@pytest.mark.parametrize(
+    "damage, code", [("flip", "CKPT_HASH"), ("cut", "CKPT_"), ("pickle", "CKPT_"), ("gone", "CKPT_")]
+)
 def test_damaged_weights_are_refused(finished, tmp_path, damage, code):
     import shutil
 

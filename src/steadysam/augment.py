@@ -25,12 +25,12 @@ class AugmentConfig(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
-    rotate_degrees: float = Field(15.0, ge=0, le=180)
-    rotate_probability: float = Field(0.5, ge=0, le=1)
-    flip_probability: float = Field(0.5, ge=0, le=1)
-    scale: float = Field(0.0, ge=0, lt=1)
-    shift: float = Field(0.0, ge=0, lt=1)
-    gamma: float = Field(0.0, ge=0)
+    rotate_degrees: float = Field(default=15.0, ge=0, le=180)
+    rotate_probability: float = Field(default=0.5, ge=0, le=1)
+    flip_probability: float = Field(default=0.5, ge=0, le=1)
+    scale: float = Field(default=0.0, ge=0, lt=1)
+    shift: float = Field(default=0.0, ge=0, lt=1)
+    gamma: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True)

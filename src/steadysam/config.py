@@ -34,12 +34,12 @@ class DataConfig(FrozenConfig):
 
     dataset: str
     label: str = "all"
-    channel: int = Field(0, ge=0)
+    channel: int = Field(default=0, ge=0)
     slice_axis: Literal[0, 1, 2] | None = None
     fold: int | None = None
     split_seed: int = 0
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
-    train_patients: int = Field(0, ge=0)
+    train_patients: int = Field(default=0, ge=0)
 
 
 class PromptConfig(FrozenConfig):
@@ -61,7 +61,7 @@ class PromptConfig(FrozenConfig):
 class PreprocessConfig(FrozenConfig):
     """How slices become model inputs; see `steadysam.types.Preprocess`."""
 
-    size: int = Field(512, ge=16)
+    size: int = Field(default=512, ge=16)
     fit: Literal["stretch", "pad"] = "stretch"
     window: str = "percentile"
     norm: Literal["spd", "sam", "medsam"] = "spd"
@@ -89,7 +89,7 @@ class ComputeConfig(FrozenConfig):
     seed: int = 0
     device: str = "auto"
     precision: Literal["no", "bf16", "fp16"] = "no"
-    threads: int = Field(0, ge=0)
+    threads: int = Field(default=0, ge=0)
     matmul: Literal["highest", "high"] = "highest"
     cache: str = "auto"
 

@@ -30,6 +30,8 @@ from steadysam.errors import ConfigError, OutputError
 from steadysam.logs import EpochBar, TrainingLog
 from steadysam.methods.contract import Batch, Chance, Samples, Stage, StageSettings, TrainingCase
 
+_SCHEDULER_NUMBERS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+
 
 class StageStep(nn.Module):
     """Model and losses as one module, so that data-parallel wrappers see one forward pass."""
@@ -122,7 +124,7 @@ def select_trainable(model: nn.Module, stage: Stage) -> dict[str, nn.Parameter]:
     named = dict(model.named_parameters())
     for pattern in stage.trainable:
         if not any(fnmatchcase(name, pattern) for name in named):
-            raise ConfigError("CONFIG_VALUE", f"stage {stage.name!r} trains {pattern!r}, but the model has no such part")
+            raise ConfigError("CONFIG_VALUE", f"stage {stage.name!r} trains {pattern!r}, which the model lacks")
     chosen = {n: p for n, p in named.items() if any(fnmatchcase(n, pattern) for pattern in stage.trainable)}
     for name, parameter in named.items():
         parameter.requires_grad_(name in chosen)
@@ -269,7 +271,7 @@ def _save(
             "best_epoch": state.best_epoch,
             "finished": state.finished,
             "learning_rate": optimizer.param_groups[0]["lr"],
-            "scheduler": {k: getattr(scheduler, k) for k in ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")},
+            "scheduler": {name: getattr(scheduler, name) for name in _SCHEDULER_NUMBERS},
         }
         progress = Progress(dict(parameters), state.best, optimizer_tensors(optimizer, list(parameters)), numbers)
         save_step(folder, stage, state.epoch, progress)

@@ -143,7 +143,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         raise CheckpointError("RUN_MISSING", f"run.json cannot be read: {error.what}", file=path) from error
     if record.get("format") != FORMAT:
         raise CheckpointError(
-            "RUN_VERSION", "the run was written in another format", file=path, seen=record.get("format"), expected=FORMAT
+            "RUN_VERSION", "written in another format", file=path, seen=record.get("format"), expected=FORMAT
         )
     return record
 

@@ -85,6 +85,7 @@ def load_training_data(
         "dataset": dataset.name,
         "label": config.data.label,
         "label_values": list(values),
+        "slice_axis": slice_axis_of(config, dataset),
         "split": {
             "rule": split.rule,
             "train": [case.name for case in split.train],

@@ -56,7 +56,7 @@ def predict(
     outside
         What to do with prompts outside the volume.
     slice_axis
-        Axis across which slices are cut (0, 1, 2); default as in training, else the largest spacing.
+        Axis across which slices are cut (0, 1, 2); default: what training was told, else the largest spacing.
     channel
         Channel number in the names of a folder's files.
     threads
@@ -77,7 +77,7 @@ def predict(
 
     overrides: dict[str, Any] = apply_settings({}, settings)
     run = load_run(model, device, **overrides)
-    axis = slice_axis if slice_axis is not None else run.config.data.slice_axis
+    axis = slice_axis if slice_axis is not None else run.record["data"].get("slice_axis")
     options = PredictOptions(axis, outside, channel, overrides)
     compute = run.config.compute.model_copy(update={"device": str(run.device), "threads": threads, "precision": "no"})
     with computing(compute), progress_bar() as bar:

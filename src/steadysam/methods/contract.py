@@ -95,9 +95,9 @@ class Samples(Protocol):
 class LoraConfig(FrozenConfig):
     """LoRA on the image encoder (spd.md 2.1)."""
 
-    rank: int = Field(8, ge=1)
-    alpha: int = Field(16, ge=1)
-    dropout: float = Field(0.1, ge=0, lt=1)
+    rank: int = Field(default=8, ge=1)
+    alpha: int = Field(default=16, ge=1)
+    dropout: float = Field(default=0.1, ge=0, lt=1)
     targets: tuple[str, ...] = ("qkv",)
 
 
@@ -108,16 +108,16 @@ class StageSettings(FrozenConfig):
     `patience` epochs; training stops after `early_stop` epochs without improvement. `slices_per_epoch = 0` means all.
     """
 
-    epochs: int = Field(100, ge=0)
-    batch_size: int = Field(4, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)
-    weight_decay: float = Field(1e-5, ge=0)
-    factor: float = Field(0.5, gt=0, le=1)
-    patience: int = Field(4, ge=0)
-    early_stop: int = Field(20, ge=1)
-    warmup_steps: int = Field(0, ge=0)
-    slices_per_epoch: int = Field(0, ge=0)
-    clip_norm: float = Field(0.0, ge=0)
+    epochs: int = Field(default=100, ge=0)
+    batch_size: int = Field(default=4, ge=1)
+    learning_rate: float = Field(default=1e-4, gt=0)
+    weight_decay: float = Field(default=1e-5, ge=0)
+    factor: float = Field(default=0.5, gt=0, le=1)
+    patience: int = Field(default=4, ge=0)
+    early_stop: int = Field(default=20, ge=1)
+    warmup_steps: int = Field(default=0, ge=0)
+    slices_per_epoch: int = Field(default=0, ge=0)
+    clip_norm: float = Field(default=0.0, ge=0)
 
 
 @dataclass(frozen=True)

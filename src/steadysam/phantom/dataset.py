@@ -9,7 +9,7 @@ from steadysam.data.volumes import write_mask, write_volume
 from steadysam.errors import ConfigError
 from steadysam.files import new_folder, write_json, write_text
 from steadysam.phantom.case import SHAPE, SPACING_MM, PhantomCase, draw_case
-from steadysam.phantom.shaky import SHAKY, Shake, shaky_centerline
+from steadysam.phantom.shaky import SHAKY, STEADIER, Shake, shaky_centerline
 from steadysam.prompts.sets import write_set
 from steadysam.prompts.simulate import generator_for
 from steadysam.types import Prompts
@@ -25,7 +25,8 @@ def draw_dataset(
     seed: int,
     *,
     shape: tuple[int, int, int] = SHAPE,
-    shake: Shake = SHAKY,
+    shake: Shake = STEADIER,
+    test_shake: Shake = SHAKY,
     track: Callable[[Iterable[str]], Iterable[str]] = iter,
 ) -> Path:
     """Draw `n_train` + `n_test` cases; the folder appears when it is complete.
@@ -35,6 +36,7 @@ def draw_dataset(
     Args:
         folder: a new folder; gets `dataset.json`, `cases.csv`, `imagesTr`, `labelsTr`, `promptsTr` and the
             same with `Ts`. The target is label 1, `TI`.
+        shake, test_shake: how shaky the hand was that drew the prompts of the training and of the test cases.
         track: wraps the sequence of names for a progress bar.
 
     Raises:
@@ -51,7 +53,7 @@ def draw_dataset(
             case = draw_case(generator_for(seed, "phantom", name), shape, SPACING_MM, name)
             _write_case(inside, parts[name], case)
             hand = generator_for(seed, "phantom-prompts", name)
-            prompts[parts[name]][name] = shaky_centerline(hand, case, shake)
+            prompts[parts[name]][name] = shaky_centerline(hand, case, shake if parts[name] == "Tr" else test_shake)
         for part, drawn in prompts.items():
             if drawn:
                 meta = {

@@ -40,6 +40,7 @@ class Shake:
 
 
 SHAKY = Shake()
+STEADIER = Shake(overshoot_slices=(0, 1), drift_mm=1.5, slips=(0, 0), strays=(0, 1))
 
 
 def shaky_centerline(generator: np.random.Generator, case: PhantomCase, shake: Shake = SHAKY) -> Prompts:

@@ -23,23 +23,23 @@ class Config(FrozenConfig):
     adapt: Literal["lora", "full"] = "lora"
     lora: LoraConfig = LoraConfig()
     saliency_bias: float = 0.0
-    saliency_temperature: float = Field(1.0, gt=0)
+    saliency_temperature: float = Field(default=1.0, gt=0)
     prompts: PromptChoice = "consensus"
-    tau: float = Field(0.5, ge=0, le=1)
-    n: int = Field(2, ge=0)
+    tau: float = Field(default=0.5, ge=0, le=1)
+    n: int = Field(default=2, ge=0)
     sampling: Sampling = "nearest"
-    top: int = Field(0, ge=0)
+    top: int = Field(default=0, ge=0)
     empty: EmptyPolicy = "no_prompt"
     redraw: bool = False
     psc: Literal["none", "prev", "next", "bi"] = "next"
-    psc_weight: float = Field(0.1, ge=0)
+    psc_weight: float = Field(default=0.1, ge=0)
     psc_squared: bool = False
     psc_skip_empty: bool = False
-    dice_weight: float = Field(0.7, ge=0)
-    focal_weight: float = Field(0.3, ge=0)
-    focal_gamma: float = Field(2.0, ge=0)
-    dice_eps: float = Field(1e-6, gt=0)
-    variants: int = Field(1, ge=1)
+    dice_weight: float = Field(default=0.7, ge=0)
+    focal_weight: float = Field(default=0.3, ge=0)
+    focal_gamma: float = Field(default=2.0, ge=0)
+    dice_eps: float = Field(default=1e-6, gt=0)
+    variants: int = Field(default=1, ge=1)
     output: Literal["mask", "saliency"] = "mask"
     augment: AugmentConfig = AugmentConfig()
     stage1: StageSettings = StageSettings()
