@@ -23,6 +23,7 @@ from steadysam.geometry import (
     to_ras,
     voxel_to_ras,
 )
+from steadysam.prompts.rows import triple
 from steadysam.types import Box, Frame, Grid, Point, Prompts, put_slices, stack_slices, take_slice
 
 
@@ -71,7 +72,7 @@ def test_points_land_on_their_slice_and_pixel(grid, rng):
     t = rng.integers(0, grid.depth, 15)
     xy = np.stack([rng.integers(0, width, 15), rng.integers(0, height, 15)], axis=1)
     mm = slice_to_ras(xy, t, grid)
-    prompts = Prompts(tuple(Point(f"p{n}", tuple(map(float, row))) for n, row in enumerate(mm)))
+    prompts = Prompts(tuple(Point(f"p{n}", triple(row)) for n, row in enumerate(mm)))
     found = slice_points(prompts, grid)
     for n in range(15):
         here = found[t[n]]
@@ -82,7 +83,7 @@ def test_points_outside_are_refused_with_a_distance(grid):
     beyond = voxel_to_ras(np.array([[-0.5 - 3, 0, 0]]), grid)
     expected = 3 * grid.spacing_mm[0]
     assert distance_outside_mm(beyond, grid)[0] == pytest.approx(expected, rel=1e-4)
-    prompts = Prompts((Point("stray", tuple(map(float, beyond[0]))),))
+    prompts = Prompts((Point("stray", triple(beyond[0])),))
     with pytest.raises(InputError, match="PROMPT_OUTSIDE") as error:
         slice_points(prompts, grid)
     assert f"{expected:.1f} mm" in str(error.value)
@@ -94,7 +95,7 @@ def test_points_outside_are_refused_with_a_distance(grid):
 def test_the_outer_border_belongs_to_the_volume(grid):
     corners = np.array([[-0.5, -0.5, -0.5], np.array(grid.shape) - 0.5])
     assert distance_outside_mm(voxel_to_ras(corners, grid), grid).max() < 1e-4
-    prompts = Prompts(tuple(Point(str(n), tuple(map(float, c))) for n, c in enumerate(voxel_to_ras(corners, grid))))
+    prompts = Prompts(tuple(Point(str(n), triple(c)) for n, c in enumerate(voxel_to_ras(corners, grid))))
     assert sum(map(len, slice_points(prompts, grid, "clip"))) == 2
 
 

@@ -187,7 +187,7 @@ def test_batches_deal_every_sample_once_and_keep_the_mean_exact():
     seen = []
     for rank in range(3):
         for indices, weight in batches(Numbers(), settings, chance, rank, 3):  # pyright: ignore
-            seen += indices if weight else []
+            seen += list(indices) if weight else []  # pyright: ignore
     assert sorted(seen) == list(range(11))
     weights = [[w for _, w in batches(Numbers(), settings, chance, r, 3)] for r in range(3)]  # pyright: ignore
     assert np.allclose(np.sum(weights, axis=0), 3)

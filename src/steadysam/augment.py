@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 from torch.nn import functional as F
@@ -95,5 +96,5 @@ def move_points(points: SlicePoints, augmentation: Augmentation, size: int) -> S
     centred = (points.xy.astype(np.float64) + 0.5) / size * 2 - 1
     moved = centred @ augmentation.matrix.T + 2 * np.array(augmentation.shift_xy)
     xy = ((moved + 1) / 2 * size - 0.5).astype(np.float32)
-    inside = ((xy >= -0.5) & (xy <= size - 0.5)).all(axis=1)
+    inside: NDArray[np.bool_] = np.all((xy >= -0.5) & (xy <= size - 0.5), axis=1)
     return SlicePoints(xy, points.positive, points.ids).only(inside)

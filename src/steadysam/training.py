@@ -15,6 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from steadysam.backbones.checkpoints import read_safetensors
+from steadysam.backbones.table import Architecture
 from steadysam.cachefolder import cache_folder
 from steadysam.checkpoints import load_into, save_tensors
 from steadysam.config import ComputeConfig, RunConfig, to_toml
@@ -201,7 +202,7 @@ def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: Traini
     record |= {
         "status": "finished",
         "weights_sha256": digest,
-        "architecture": asdict(model.backbone.architecture) if hasattr(model, "backbone") else None,
+        "architecture": _architecture(model),
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": stages,
         "data": data.record,
@@ -209,3 +210,9 @@ def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: Traini
         "versions": versions(),
     }
     write_json(folder / "run.json", record)
+
+
+def _architecture(model: nn.Module) -> dict[str, Any] | None:
+    """The shape of the run's backbone, with which `load_run` builds it without its original weights."""
+    shape = getattr(getattr(model, "backbone", None), "architecture", None)
+    return asdict(shape) if isinstance(shape, Architecture) else None

@@ -144,7 +144,10 @@ class Stage:
 class Method(Protocol):
     """The four names. Modules are checked against this where the table `METHODS` is written."""
 
-    Config: type[FrozenConfig]
+    @property
+    def Config(self) -> type[FrozenConfig]:
+        """The settings; a class of the method's own."""
+        ...
 
     def build(self, config: Any, backbone: Backbone) -> nn.Module:
         """The network, with fresh weights for whatever the backbone does not bring."""
