@@ -80,9 +80,7 @@ def train_stage(
     parameters = select_trainable(model, stage)
     training = stage.samples(model, cases[0], cache)
     validation = stage.samples(model, cases[1], cache) if cases[1] else None
-    optimizer = torch.optim.Adam(
-        parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay
-    )
+    optimizer = torch.optim.Adam(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=settings.factor, patience=settings.patience
     )

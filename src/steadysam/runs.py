@@ -1,11 +1,11 @@
 """A run folder: everything needed to use a trained model again, and to say where it came from.
 
-    RUN/config.toml        the full configuration
-    RUN/run.json           versions, split, hashes of data and prompts, stages, hash of the weights
-    RUN/weights.safetensors
-    RUN/prompts/           the frozen prompt sets it was trained with
-    RUN/logs/              CSV and TensorBoard
-    RUN/checkpoints/       for `--continue`
+RUN/config.toml        the full configuration
+RUN/run.json           versions, split, hashes of data and prompts, stages, hash of the weights
+RUN/weights.safetensors
+RUN/prompts/           the frozen prompt sets it was trained with
+RUN/logs/              CSV and TensorBoard
+RUN/checkpoints/       for `--continue`
 """
 
 from __future__ import annotations
