@@ -45,7 +45,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Pat
         loop; a run that failed after its first step can be resumed, one that failed before leaves nothing.
     """
     folder = Path(folder)
-    fresh = not (folder / "config.toml").exists()
+    fresh, had_prompts = not (folder / "config.toml").exists(), (folder / "prompts").exists()
     with computing(config.compute) as accelerator:
         if accelerator.is_main_process:
             _open_folder(config, folder, resume)
@@ -61,7 +61,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Pat
             _start_from(config, model, stages)
         except SteadyError:
             if fresh and accelerator.is_main_process:
-                _discard(folder)
+                _discard(folder, keep_prompts=had_prompts)
             raise
         cache = EmbeddingCache(cache_folder(config.compute.cache))
         for stage in stages:
@@ -118,11 +118,12 @@ def _open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
     write_text(path, text)
 
 
-def _discard(folder: Path) -> None:
+def _discard(folder: Path, keep_prompts: bool) -> None:
     """Take back what `_open_folder` and `_load_data` wrote: bad input must not be in the way of the next attempt."""
     for name in ("run.json", "config.toml"):
         (folder / name).unlink(missing_ok=True)
-    remove_folder(folder / "prompts")
+    if not keep_prompts:
+        remove_folder(folder / "prompts")
     if not any(folder.iterdir()):
         folder.rmdir()
 

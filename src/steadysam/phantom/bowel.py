@@ -64,7 +64,7 @@ def draw_loops(
     turn = generator.uniform(0, 2 * np.pi)
     for number, look in enumerate(looks):
         angle = turn + number * 2 * np.pi / count
-        away = generator.uniform(23, 31) * unit * np.array([1.15 * np.cos(angle), np.sin(angle)])
+        away = generator.uniform(28, 36) * unit * np.array([1.15 * np.cos(angle), np.sin(angle)])
         path = middle + away + 0.6 * sway + _sway(generator, height) * 7 * unit
         radius = _radius(generator, height) * unit
         loops.append(Loop(np.column_stack([path, height * extent[2]]), radius, look, look))
@@ -152,7 +152,7 @@ def _target_heights(generator: np.random.Generator, depth: int, spacing_mm: floa
 
 def _radius(generator: np.random.Generator, height: NDArray[np.float64]) -> NDArray[np.float64]:
     beat = np.sin(2 * np.pi * (generator.uniform(2, 4) * height + generator.uniform()))
-    return generator.uniform(11.5, 14) * (1 + 0.12 * beat)
+    return generator.uniform(15.5, 18.5) * (1 + 0.12 * beat)
 
 
 def _sway(generator: np.random.Generator, height: NDArray[np.float64]) -> NDArray[np.float64]:
