@@ -198,6 +198,9 @@ def main() -> None:
                 page += ["\nPaired differences (Wilcoxon, two-sided; ties dropped):\n", _plain(steps)]
     page += ["\n## What the filter does (test slices)\n", _plain(probe_rows(flags.results))]
     page += ["\n" + (HERE / "runs" / "table2_reading.md").read_text("utf-8")]
+    speed = HERE / "results" / "speed.md"
+    if speed.exists():
+        page += ["\n## Speed and memory\n", speed.read_text("utf-8")]
     write_table(HERE / "results" / "table2", everything, columns=("target", *SHOWN))
     write_text(flags.page, "\n".join(page))
     for part in page:

@@ -95,6 +95,16 @@ def test_empty_policies(policy, expected):
     assert result.empty_slices == (0,)
 
 
+def test_points_that_a_policy_brings_are_explained():
+    maps = np.zeros((1, 4, 9), np.float32)
+    maps[0, 2, 3] = 0.8
+    peak = distill([points((8, 3))], maps, Rule(empty="saliency_peak")).decisions[-1]
+    assert (peak.prompt_id, peak.verdict, peak.xy) == ("saliency-peak", "added", (3, 2))
+    (raw,) = distill([points((8, 3))], maps, Rule(empty="raw")).decisions
+    assert raw.verdict == "rejected"
+    assert "used all the same" in raw.reason
+
+
 def test_saliency_peak_below_tau_gives_no_point():
     result = distill([points((8, 3))], np.full((1, 4, 9), 0.4, np.float32), Rule(empty="saliency_peak"))
     assert len(result.points[0]) == 0

@@ -11,7 +11,7 @@ Points keep their (x, y) when they move to another slice; neighbours outside the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,8 @@ from steadysam.types import Decision, SlicePoints
 
 Sampling = Literal["nearest", "bilinear"]
 EmptyPolicy = Literal["no_prompt", "empty_mask", "saliency_peak", "raw"]
+
+_PEAK = "saliency-peak"  # the id of a point that no prompt file holds
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,7 @@ def distill(points: Sequence[SlicePoints], saliency: NDArray[np.float32], rule: 
         kept, made = _consensus_of_slice(t, window, points, read, rule, (saliency.shape[1], saliency.shape[2]))
         if not kept.positive.any():
             empty.append(t)
-            kept = _fill_empty(kept, points[t], saliency[t], rule)
+            kept, made = _fill_empty(t, kept, made, points[t], saliency[t], rule)
         consensus.append(kept)
         decisions.extend(made)
     return Distilled(tuple(consensus), tuple(decisions), tuple(empty))
@@ -163,19 +165,29 @@ def _judge(t: int, j: int, positive: bool, own: float, here: float, tau: float) 
     return "none", ""
 
 
-def _fill_empty(kept: SlicePoints, raw: SlicePoints, saliency: NDArray[np.float32], rule: Rule) -> SlicePoints:
+def _fill_empty(
+    t: int,
+    kept: SlicePoints,
+    made: list[Decision],
+    raw: SlicePoints,
+    saliency: NDArray[np.float32],
+    rule: Rule,
+) -> tuple[SlicePoints, list[Decision]]:
     """What a slice without positive consensus points gets, by policy (`empty_mask` acts after decoding)."""
     if rule.empty == "raw":
-        return raw
+        words = "; used all the same: nothing else survived on this slice"
+        return raw, [replace(d, reason=d.reason + words) if d.verdict == "rejected" else d for d in made]
     if rule.empty == "saliency_peak" and float(saliency.max()) > rule.tau:
-        row, column = np.unravel_index(int(saliency.argmax()), saliency.shape)
-        peak = SlicePoints(np.array([[column, row]], np.float32), np.ones(1, bool), ("saliency-peak",))
-        return SlicePoints(
-            np.concatenate([kept.xy, peak.xy]),
-            np.concatenate([kept.positive, peak.positive]),
-            kept.ids + peak.ids,
+        row, column = (int(i) for i in np.unravel_index(int(saliency.argmax()), saliency.shape))
+        filled = SlicePoints(
+            np.concatenate([kept.xy, np.array([[column, row]], np.float32)]),
+            np.concatenate([kept.positive, np.ones(1, bool)]),
+            (*kept.ids, _PEAK),
         )
-    return kept
+        value = float(saliency[row, column])
+        reason = f"no prompt survived on this slice: the peak of its saliency, {value:.2f}"
+        return filled, [*made, Decision(_PEAK, t, t, "added", reason, value, value, ((t, value),), (column, row))]
+    return kept, made
 
 
 def gather_neighbours(points: Sequence[SlicePoints], n: int) -> tuple[SlicePoints, ...]:
