@@ -57,7 +57,7 @@ class DemoOptions:
     train_cases: int = 48
     test_cases: int = 8
     size: int = 64
-    epochs: tuple[int, int] = (12, 6)
+    epochs: tuple[int, int] = (18, 6)
     threads: int = 0
 
 
