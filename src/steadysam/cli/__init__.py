@@ -69,6 +69,8 @@ def launch(
     level = logging.DEBUG if verbose else logging.ERROR if quiet else logging.INFO
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     logging.getLogger("steadysam").setLevel(level)
+    if not verbose and tokens[:1] != ("predict",):  # a line per file is news where a few files are segmented
+        logging.getLogger("steadysam.data").setLevel(logging.WARNING)
     try:
         return app(tokens)
     except SteadyError as error:

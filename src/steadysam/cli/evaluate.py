@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,7 +107,6 @@ def evaluate(
         raise UsageError(
             "EVAL_SIZE", "a size below 0", seen=size, expected="0 for native pixels, or a number of pixels"
         )
-    _hush_readers()
     target = _target(read_record(predictions), labels, dataset, label, slice_axis)
 
     def score(folder: Path) -> Evaluation:
@@ -129,13 +127,6 @@ def evaluate(
     problem = evaluation.problem()
     if problem is not None and not (allow_missing and problem.code == "EVAL_MISSING"):
         raise problem
-
-
-def _hush_readers() -> None:
-    """The slice axis of each file is in cases.csv; without --verbose a line per file would bury the table."""
-    readers = logging.getLogger("steadysam.data")
-    if readers.getEffectiveLevel() >= logging.INFO:
-        readers.setLevel(max(logging.WARNING, readers.getEffectiveLevel()))
 
 
 def _target(
