@@ -96,7 +96,7 @@ def test_target_differs_from_twins_by_its_wall_not_by_its_mean(cases: list[Phant
         )
         radius = np.hypot(voxels[:, 0] - nearest[0], voxels[:, 1] - nearest[1]) * 1.8
         values = image[tuple(voxels.T)]
-        walls.append(values[(radius > 6) & (radius < 9)].mean() / values[radius < 3].mean())
+        walls.append(values[(radius > 8) & (radius < 12)].mean() / values[radius < 4].mean())
         twins = image[case.twins.array]
         means.append((twins < values.mean()).mean())
     assert min(walls) > 1.2
