@@ -7,6 +7,7 @@ Every cell has one frozen prompt set, made once and used by all rows. Finished r
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import time
@@ -20,7 +21,7 @@ from steadysam.data.cases import Case, read_dataset, resolve_label
 from steadysam.data.volumes import read_label_map
 from steadysam.embeddings import EmbeddingCache
 from steadysam.evaluate import evaluate_case
-from steadysam.files import read_json, write_json
+from steadysam.files import read_json, write_json, write_text
 from steadysam.geometry import slice_points
 from steadysam.prompts.scribbles import scribble_points
 from steadysam.prompts.sets import write_set
@@ -174,7 +175,7 @@ def score_row(
         patients[case.name] = case.patient
         notes.append({"case": case.name, **empty_counts(result, mask)})
     record = read_json(cell.folder / name / "run.json")
-    write_json(
+    write_compact(
         path,
         {
             "target": cell.target,
@@ -192,6 +193,11 @@ def score_row(
             "cases": [asdict(score) for score in scores],
         },
     )
+
+
+def write_compact(path: Path, value: Any) -> None:
+    """JSON on one line: a cell holds a number per slice and metric."""
+    write_text(path, json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
 
 
 def empty_counts(result: Result, mask: Mask) -> dict[str, int]:
