@@ -8,7 +8,7 @@ from pathlib import Path
 
 def home() -> Path:
     """`STEADYSAM_HOME`, or `~/.cache/steadysam`."""
-    return Path(os.environ.get("STEADYSAM_HOME") or Path.home() / ".cache" / "steadysam")
+    return Path(os.environ.get("STEADYSAM_HOME") or Path.home() / ".cache" / "steadysam").expanduser()
 
 
 def cache_folder(setting: str) -> Path | None:

@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from steadysam import cachefolder
 from steadysam.backbones.table import BACKBONES, BackboneSpec
 from steadysam.errors import CheckpointError, ConfigError, NetworkError, SteadyError
 from steadysam.files import new_folder, read_json, sha256_file, sweep_temporaries, write_json
@@ -38,12 +39,6 @@ class WeightsRecord:
     sha256: str
     source: str
     licence: str
-
-
-def home_folder(home: Path | None = None) -> Path:
-    """`home`, else `STEADYSAM_HOME`, else `~/.cache/steadysam`."""
-    chosen = home or os.environ.get("STEADYSAM_HOME") or Path.home() / ".cache" / "steadysam"
-    return Path(chosen).expanduser()
 
 
 def is_offline() -> bool:
@@ -117,7 +112,7 @@ def download(
 
     Args:
         name: row of `BACKBONES` with published weights.
-        home: see `home_folder`.
+        home: folder of weights and caches; None means STEADYSAM_HOME.
         say: is told the licence and the source before anything is downloaded, and what was found afterwards.
         fetch: brings `model.safetensors` into a folder and returns its path; the hub's client by default.
 
@@ -193,7 +188,7 @@ def import_weights(name: str, path: str | Path, *, home: Path | None = None) -> 
 
 
 def _folder(spec: BackboneSpec, home: Path | None) -> Path:
-    return home_folder(home) / "weights" / spec.name
+    return (home.expanduser() if home else cachefolder.home()) / "weights" / spec.name
 
 
 def _write_record(spec: BackboneSpec, folder: Path, digest: str, source: str) -> None:

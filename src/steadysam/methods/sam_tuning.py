@@ -1,4 +1,4 @@
-"""SAM-Tuning: SPD's network and budget with the filter removed (spd.md 5.1).
+"""SAM-Tuning: SPD's network and budget with the filter removed.
 
 LoRA in the encoder and the mask decoder are trained jointly on the raw noisy points; the prompt encoder is frozen.
 """
