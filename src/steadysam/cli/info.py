@@ -37,7 +37,7 @@ def info(*, json_: Annotated[bool, Parameter(name="--json", negative="")] = Fals
     for section, rows in content.items():
         table = Table(section, "", box=None, show_header=True)
         for name, text in rows.items():
-            table.add_row(name, text if isinstance(text, str) else json.dumps(text))
+            table.add_row(name, text if isinstance(text, str) else "; ".join(text))
         console.print(table)
 
 
