@@ -133,8 +133,10 @@ def _epoch(parameters: list[torch.nn.Parameter], batches: list, losses: Callable
 def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--models", nargs="*", default=["sam-tiny:96", "sam-tiny:256", "sam-vit-base:512"])
-    parser.add_argument("--slices", type=int, default=8)
+    parser.add_argument(
+        "--models", nargs="*", help="NAME:PIXELS, such as sam-vit-base:512", default=["sam-tiny:96", "sam-tiny:256"]
+    )
+    parser.add_argument("--slices", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--threads", type=int, default=2)
     flags = parser.parse_args()
