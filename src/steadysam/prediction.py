@@ -15,10 +15,10 @@ from steadysam.data.cases import image_cases
 from steadysam.data.volumes import read_volume, write_mask
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.files import content_key, files_together, sha256_file, sweep_temporaries, write_json, write_text
+from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.prompts.files import read_prompts
-from steadysam.prompts.sets import SET_FILE, find_prompt_file, read_set
+from steadysam.prompts.sets import SET_FILE, find_prompt_file, read_set, set_hash
 from steadysam.runs import Run, versions
 from steadysam.segmenting import segment
 
@@ -113,7 +113,7 @@ def predict(
         "config": run.config.model_dump(mode="json"),
         "overrides": options.settings,
         "prompt_sources": sorted({source for case in cases for source in case["prompts"]["sources"]}),
-        "prompt_set_hash": _set_hash(cases),
+        "prompt_set_hash": set_hash({case["case"]: case["prompts"]["hash"] for case in cases}),
         "prompt_set": prompt_set,
         "cases": cases,
         "failures": failures,
@@ -121,7 +121,7 @@ def predict(
     }
     path = write_json(output / "run.json", record)
     if failures:
-        text = "".join(f"{_json_line(failure)}\n" for failure in failures)
+        text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
         write_text(output / "failures.jsonl", text)
         raise BatchError(
             "BATCH_FAILED",
@@ -178,11 +178,3 @@ def _prompt_set(jobs: list[Job]) -> dict[str, Any] | None:
         return None
     found = read_set(next(iter(folders)))
     return {"hash": found.hash, "sources": list(found.sources), **found.meta}
-
-
-def _set_hash(cases: list[dict[str, Any]]) -> str:
-    return content_key(sorted([case["case"], case["prompts"]["hash"]] for case in cases))
-
-
-def _json_line(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)
