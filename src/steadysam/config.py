@@ -137,12 +137,12 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     Raises:
         ConfigError: `CONFIG_UNKNOWN_KEY` (with the nearest known key) or `CONFIG_VALUE`.
     """
-    config = _validated(RunConfig, values, "")
+    config = validated(RunConfig, values)
     kind = METHODS[config.method_name].Config
     settings = {key: value for key, value in config.method.items() if key != "name"}
     if "adapt" in kind.model_fields and "adapt" not in settings and config.backbone.name in BACKBONES:
         settings["adapt"] = "full" if BACKBONES[config.backbone.name].from_scratch else "lora"
-    checked = _validated(kind, settings, "method.")
+    checked = validated(kind, settings, "method.")
     full = {"name": config.method_name, **checked.model_dump(mode="json")}
     return config.model_copy(update={"method": full})
 
@@ -202,7 +202,7 @@ def _toml(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _validated(kind: type[Checked], values: Mapping[str, Any], prefix: str) -> Checked:
+def validated(kind: type[Checked], values: Mapping[str, Any], prefix: str = "") -> Checked:
     """`values` as a `kind`, or a typed error that names the setting below `prefix`."""
     try:
         return kind.model_validate(values)

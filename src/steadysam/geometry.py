@@ -5,7 +5,7 @@ Inside, world coordinates are RAS+ millimetres and voxel centres lie at integer 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -167,8 +167,18 @@ def slice_boxes_xyxy(prompts: Prompts, grid: Grid) -> tuple[NDArray[np.float32],
 
 
 def to_model_points(points: Sequence[SlicePoints], frame: Frame) -> tuple[SlicePoints, ...]:
-    """Slice pixels -> model pixels, slice by slice."""
-    return tuple(SlicePoints(frame.to_model(p.xy), p.positive, p.ids) for p in points)
+    """Slice pixels -> model pixels, slice by slice, boxes included."""
+    return tuple(_moved(p, frame.to_model) for p in points)
+
+
+def to_slice_points(points: Sequence[SlicePoints], frame: Frame) -> tuple[SlicePoints, ...]:
+    """Model pixels -> slice pixels, slice by slice, boxes included."""
+    return tuple(_moved(p, frame.to_slice) for p in points)
+
+
+def _moved(points: SlicePoints, move: Callable[[NDArray[Any]], NDArray[np.float32]]) -> SlicePoints:
+    box = None if points.box is None else move(points.box.reshape(2, 2)).reshape(4)
+    return SlicePoints(move(points.xy), points.positive, points.ids, box)
 
 
 def grids_agree(a: Grid, b: Grid, tolerance_mm: float = 1e-3) -> bool:

@@ -125,5 +125,9 @@ class EpochBar:
 
     def epoch(self, epoch: int, loss: float, best: float) -> None:
         """One epoch is done."""
-        self.progress.update(self.epochs, completed=epoch, note=f"val loss {loss:.4f}, best {best:.4f}")
+        self.note(epoch, f"val loss {loss:.4f}, best {best:.4f}")
+
+    def note(self, epoch: int, text: str) -> None:
+        """One epoch is done, and this is to be said of it."""
+        self.progress.update(self.epochs, completed=epoch, note=text)
         self.progress.reset(self.steps)

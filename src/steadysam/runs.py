@@ -20,13 +20,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from steadysam.backbones import build_backbone
+from steadysam.backbones import BACKBONES, build_backbone
 from steadysam.backbones.checkpoints import read_safetensors
+from steadysam.backbones.fingerprint import fingerprint
 from steadysam.backbones.lora import merge_lora
-from steadysam.backbones.table import Architecture
+from steadysam.backbones.table import architecture_from
 from steadysam.checkpoints import load_into
 from steadysam.config import RunConfig, make_config, read_config
-from steadysam.errors import CheckpointError, ResourceError, SteadyError
+from steadysam.errors import CheckpointError, ConfigError, ResourceError, SteadyError
 from steadysam.files import read_json, sha256_file
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig, Method
@@ -114,16 +115,47 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
     return Run(folder, config, settings, METHODS[config.method_name], model, record, target)
 
 
+def zero_shot_run(
+    name: str, device: str = "auto", *, size: int = 0, window: str = "percentile", **settings: Any
+) -> Run:
+    """A backbone with its own weights, ready to segment without any training.
+
+    Args:
+        name: a row of `BACKBONES` with weights, or a weights file.
+        size: pixels of the model's image; 0 takes what the weights were made for.
+        window: see `steadysam.types.Preprocess`.
+        settings: of the method `zero_shot`.
+
+    Raises:
+        ConfigError: `BACKBONE_UNKNOWN`, `ZERO_SHOT_RANDOM` (the row has no weights). Those of `build_backbone`.
+    """
+    spec = BACKBONES.get(name)
+    if spec is not None and spec.from_scratch:
+        pretrained = [row.name for row in BACKBONES.values() if not row.from_scratch]
+        raise ConfigError(
+            "ZERO_SHOT_RANDOM", "this model has no weights to segment with", seen=name, expected=", ".join(pretrained)
+        )
+    preprocess = {"size": size or (spec.native_size if spec else 256), "window": window}
+    values = {
+        "data": {"dataset": "", "label": "all"},
+        "preprocess": preprocess | ({"norm": spec.norm} if spec else {}),
+        "backbone": {"name": name},
+        "method": {"name": "zero_shot", **settings},
+    }
+    config = make_config(values)
+    model, method_settings = build_model(config)
+    target = choose_device(device)
+    model.to(target).eval().requires_grad_(False)
+    record = {"weights_sha256": fingerprint(model), "data": {}, "method": "zero_shot"}
+    return Run(Path(name), config, method_settings, METHODS["zero_shot"], model, record, target)
+
+
 def empty_model(config: RunConfig, architecture: Mapping[str, Any] | None) -> tuple[nn.Module, FrozenConfig]:
     """The network of a run whose weights are about to be loaded; needs no file but the run's own."""
     settings = config.method_config()
-    shape = None if architecture is None else Architecture(**_tuples(architecture))
+    shape = None if architecture is None else architecture_from(architecture)
     backbone = build_backbone(config.backbone.name, config.preprocess.size, weights=False, architecture=shape)
     return METHODS[config.method_name].build(settings, backbone), settings
-
-
-def _tuples(values: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from steadysam.audit import decisions_to_slice
 from steadysam.data.slices import prepare_stack, unfit_masks
 from steadysam.embeddings import EmbeddingCache
-from steadysam.errors import OutputError
-from steadysam.geometry import Outside, slice_boxes_xyxy, slice_points, to_model_points
+from steadysam.errors import InputError, OutputError
+from steadysam.geometry import Outside, slice_boxes_xyxy, slice_points, to_model_points, to_slice_points
 from steadysam.prompts.files import check_image, require_points
 from steadysam.runs import Run
 from steadysam.types import Decision, Frame, Mask, Prompts, SlicePoints, Volume
@@ -61,21 +61,43 @@ def segment(
         InputError: `PROMPT_NONE`, `PROMPT_WRONG_IMAGE`, `PROMPT_OUTSIDE`.
         OutputError: `NUMERIC_NONFINITE` if the network gives numbers that are not finite.
     """
-    require_points(prompts)
+    takes_boxes = bool(getattr(run.method, "TAKES_BOXES", False))
+    if not (takes_boxes and prompts.boxes):
+        require_points(prompts)
     check_image(prompts, volume.grid)
     stack = prepare_stack(volume, run.preprocess)
-    points = to_model_points(slice_points(prompts, volume.grid, outside), stack.frame)
+    given = slice_points(prompts, volume.grid, outside)
+    if takes_boxes:
+        given = with_boxes(given, slice_boxes_xyxy(prompts, volume.grid))
+    points = to_model_points(given, stack.frame)
     found = run.method.segment(run.model, run.settings, stack, points, cache or EmbeddingCache())
     if not np.isfinite(found.probability).all():
         raise OutputError("NUMERIC_NONFINITE", "the network gave numbers that are not finite; no mask is written")
     mask = Mask(unfit_masks(found.probability > threshold, volume.grid, stack.frame), volume.grid)
-    decisions = (*decisions_to_slice(found.decisions, stack.frame), *_unused(prompts, volume, points))
-    back = tuple(SlicePoints(stack.frame.to_slice(p.xy), p.positive, p.ids) for p in found.points)
+    decisions = (*decisions_to_slice(found.decisions, stack.frame), *_unused(prompts, volume, points, takes_boxes))
+    back = to_slice_points(found.points, stack.frame)
     notes = {"foreground_voxels": int(mask.array.sum()), **found.notes}
     return Result(mask, decisions, back, found.probability, found.saliency, stack.frame, notes)
 
 
-def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints]) -> list[Decision]:
+def with_boxes(points: Sequence[SlicePoints], boxes: Sequence[NDArray[np.float32]]) -> tuple[SlicePoints, ...]:
+    """The points of every slice with the slice's box, in slice pixels.
+
+    Raises:
+        InputError: `PROMPT_BOXES`, a slice is crossed by more than one box: a prompt asks for one object.
+    """
+    for t, here in enumerate(boxes):
+        if len(here) > 1:
+            raise InputError(
+                "PROMPT_BOXES",
+                f"{len(here)} boxes on slice {t}",
+                expected="one box per slice: a mask is of one object",
+                fix="segment the objects one after the other, each with its own prompt file",
+            )
+    return tuple(replace(p, box=b[0]) if len(b) else p for p, b in zip(points, boxes, strict=True))
+
+
+def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints], takes_boxes: bool) -> list[Decision]:
     """Prompts that the method did not see: points dropped for lying outside, and boxes."""
     seen = {name for here in points for name in here.ids}
     rows = [
@@ -86,5 +108,8 @@ def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints]) -> 
     crossed = slice_boxes_xyxy(prompts, volume.grid) if prompts.boxes else ()
     for box in prompts.boxes:
         first = next((t for t, boxes in enumerate(crossed) if len(boxes)), -1)
-        rows.append(Decision(box.id, first, first, "ignored", "a box: this method takes points only"))
+        if takes_boxes and first >= 0:
+            rows.append(Decision(box.id, first, first, "accepted", "not checked: this method obeys every prompt"))
+        else:
+            rows.append(Decision(box.id, first, first, "ignored", "a box: this method takes points only"))
     return rows

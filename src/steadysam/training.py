@@ -15,7 +15,7 @@ from accelerate.utils import DistributedDataParallelKwargs
 from torch import nn
 
 from steadysam.backbones.checkpoints import read_safetensors
-from steadysam.backbones.table import Architecture
+from steadysam.backbones.table import Architecture, ConvArchitecture
 from steadysam.cachefolder import cache_folder
 from steadysam.checkpoints import load_into, save_tensors
 from steadysam.config import ComputeConfig, RunConfig, to_toml
@@ -48,7 +48,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Pat
     fresh, had_prompts = not (folder / "config.toml").exists(), (folder / "prompts").exists()
     with computing(config.compute) as accelerator:
         if accelerator.is_main_process:
-            _open_folder(config, folder, resume)
+            open_folder(to_toml(config.model_dump(mode="json")), folder, resume, {"method": config.method_name})
         accelerator.wait_for_everyone()
         record = read_json(folder / "run.json")
         if record["status"] == "finished":
@@ -96,8 +96,12 @@ def computing(compute: ComputeConfig) -> Iterator[Accelerator]:
         torch.use_deterministic_algorithms(deterministic)
 
 
-def _open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
-    text = to_toml(config.model_dump(mode="json"))
+def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -> None:
+    """Make a run folder that holds the configuration `text`, or check that it is the one that was started there.
+
+    Raises:
+        FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`.
+    """
     path = folder / "config.toml"
     if path.exists() and not resume:
         raise FileSystemError(
@@ -114,7 +118,7 @@ def _open_folder(config: RunConfig, folder: Path, resume: bool) -> None:
     for part in (folder, folder / "checkpoints", folder / "logs", folder / "prompts"):
         sweep_temporaries(part)
     if not (folder / "run.json").exists():
-        write_json(folder / "run.json", {"format": FORMAT, "status": "training", "method": config.method_name})
+        write_json(folder / "run.json", {"format": FORMAT, "status": "training", **record})
     write_text(path, text)
 
 
@@ -216,4 +220,4 @@ def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: Traini
 def _architecture(model: nn.Module) -> dict[str, Any] | None:
     """The shape of the run's backbone, with which `load_run` builds it without its original weights."""
     shape = getattr(getattr(model, "backbone", None), "architecture", None)
-    return asdict(shape) if isinstance(shape, Architecture) else None
+    return asdict(shape) if isinstance(shape, Architecture | ConvArchitecture) else None

@@ -208,18 +208,20 @@ class SlicePoints:
         xy: (K, 2) float32.
         positive: (K,) bool.
         ids: prompt ids, K of them.
+        box: (4,) float32 x0, y0, x1, y1, for methods that take a box beside or instead of points; else None.
     """
 
     xy: NDArray[np.float32]
     positive: NDArray[np.bool_]
     ids: tuple[str, ...]
+    box: NDArray[np.float32] | None = None
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def only(self, keep: NDArray[np.bool_]) -> SlicePoints:
         """The points where `keep` (K,) is true."""
-        return SlicePoints(self.xy[keep], self.positive[keep], tuple(np.array(self.ids, dtype=object)[keep]))
+        return SlicePoints(self.xy[keep], self.positive[keep], tuple(np.array(self.ids, dtype=object)[keep]), self.box)
 
     @staticmethod
     def empty() -> SlicePoints:

@@ -6,14 +6,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from steadysam.backbones.table import BACKBONES, Architecture, BackboneSpec
+from steadysam.backbones.table import BACKBONES, Architecture, BackboneSpec, ConvArchitecture
 
-if TYPE_CHECKING:
-    from steadysam.backbones.sam import SamBackbone
-
-__all__ = ["BACKBONES", "Architecture", "BackboneSpec", "build_backbone"]
+__all__ = ["BACKBONES", "Architecture", "BackboneSpec", "ConvArchitecture", "build_backbone"]
 
 
 def build_backbone(
@@ -23,15 +20,15 @@ def build_backbone(
     seed: int = 0,
     weights: bool = True,
     home: Path | None = None,
-    architecture: Architecture | None = None,
-) -> SamBackbone:
-    """The backbone `name` for `image_size` x `image_size` images, in eval mode, on the CPU.
+    architecture: Architecture | ConvArchitecture | None = None,
+) -> Any:
+    """The backbone `name`, a `SamBackbone` or a `ConvBackbone`, for square images; in eval mode, on the CPU.
 
     Args:
         name: a row of `BACKBONES`, a folder with `config.json` and `model.safetensors`, or a `.safetensors`
         file in
             the layout of `transformers` or of the official `segment-anything` package.
-        image_size: pixels; a multiple of the patch. Position tables of the weights are resized to it.
+        image_size: side of the images in pixels, a multiple of the patch; position tables are resized to it.
         seed: decides the random weights of from-scratch rows.
         weights: False gives a backbone of zeros, quickly, for a run folder that brings its own weights.
         home: folder of downloaded weights; None means `STEADYSAM_HOME`.

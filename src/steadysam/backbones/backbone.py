@@ -11,16 +11,23 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
+from steadysam.backbones.rows import Group
 from steadysam.types import SlicePoints
 
 
 class Backbone(Protocol):
-    """What methods may rely on. B is a number of rows (slices), S the image size, C and h the embedding's size."""
+    """What methods may rely on. B is a number of rows (slices), S the image size, C and h the embedding's size.
+
+    `mask_size` m is the side of the logits (4h for SAM, 2h for our own model); `lora_targets` are the names of the
+    encoder's layers that LoRA wraps unless a method says otherwise.
+    """
 
     image_size: int
     embedding_channels: int
     embedding_size: int
+    mask_size: int
     name: str
+    lora_targets: tuple[str, ...]
 
     @property
     def image_encoder(self) -> nn.Module:
@@ -37,13 +44,34 @@ class Backbone(Protocol):
         """(B, 3, S, S) normalised images -> (B, C, h, h) embeddings; keeps gradients."""
         ...
 
-    def embed(self, points: Sequence[SlicePoints]) -> list[tuple[list[int], Tensor, Tensor]]:
-        """Prompts of B rows in model pixels -> groups `(rows, sparse, dense)` of rows with equally many points.
+    def embed(self, points: Sequence[SlicePoints], masks: Tensor | None = None) -> list[Group]:
+        """Prompts of B rows in model pixels -> groups `(rows, sparse, dense)` of rows with the same kind of prompts.
 
-        sparse (G, T, C), dense (G, C, h, h). Rows are grouped so that no padding token ever takes part in attention.
+        sparse (G, T, E), dense (G, C, h, h). Rows are grouped by their number of points, and by whether they have a
+        box, so that no padding token ever takes part in attention.
+
+        Args:
+            masks: (B, 1, m, m) logits of an earlier answer as a further prompt, or None.
         """
         ...
 
     def decode(self, embeddings: Tensor, points: Sequence[SlicePoints]) -> Tensor:
-        """(B, C, h, h) embeddings and the points of each row -> (B, 1, 4h, 4h) logits (single mask)."""
+        """(B, C, h, h) embeddings and the prompts of each row -> (B, 1, m, m) logits (single mask)."""
+        ...
+
+    def decode_full(
+        self,
+        embeddings: Tensor,
+        points: Sequence[SlicePoints],
+        *,
+        masks: Tensor | None = None,
+        multimask: bool = True,
+    ) -> tuple[Tensor, Tensor]:
+        """Logits (B, M, m, m) and the predicted IoU (B, M); M is 3 with `multimask`, else 1.
+
+        Each group of `embed` is decoded by itself, so a row's result does not depend on the rows beside it.
+
+        Raises:
+            ValueError: the numbers of embeddings and of rows of prompts differ.
+        """
         ...

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,18 +11,21 @@ import torch
 from torch import Tensor
 
 from steadysam.backbones import weights as registry
-from steadysam.backbones.checkpoints import load_strict, read_safetensors, refuse_pickle
+from steadysam.backbones.checkpoints import check_header, load_strict, read_safetensors, refuse_pickle
 from steadysam.backbones.configure import check_size, empty_model, random_model, sam_config
+from steadysam.backbones.conv.model import ConvBackbone, random_conv
 from steadysam.backbones.infer import infer_architecture
 from steadysam.backbones.layouts import to_backbone
 from steadysam.backbones.resize import resize_positions
 from steadysam.backbones.sam import SamBackbone
-from steadysam.backbones.table import BACKBONES, Architecture, BackboneSpec
+from steadysam.backbones.table import BACKBONES, Architecture, BackboneSpec, ConvArchitecture, architecture_from
 from steadysam.errors import CheckpointError, ConfigError
 from steadysam.files import read_json
 
+AnyArchitecture = Architecture | ConvArchitecture
 
-def build(name: str, image_size: int, *, seed: int, home: Path | None) -> SamBackbone:
+
+def build(name: str, image_size: int, *, seed: int, home: Path | None) -> Any:
     """See `steadysam.backbones.build_backbone`."""
     spec = BACKBONES.get(name)
     if spec is None:
@@ -30,23 +34,29 @@ def build(name: str, image_size: int, *, seed: int, home: Path | None) -> SamBac
     check_size(image_size, spec.architecture.patch)
     if spec.from_scratch:
         return random_backbone(spec.architecture, image_size, seed=seed, name=name)
+    if spec.packaged:
+        state = read_safetensors(spec.packaged_file, sha256=spec.sha256)
+        return _filled(spec.architecture, image_size, state, name=name, file=spec.packaged_file)
     record = registry.require(spec, home)
     state = to_backbone(read_safetensors(record.file, sha256=record.sha256), record.file)
     return _filled(spec.architecture, image_size, state, name=name, file=record.file)
 
 
-def blank_backbone(name: str, image_size: int, architecture: Architecture | None = None) -> SamBackbone:
+def blank_backbone(name: str, image_size: int, architecture: AnyArchitecture | None = None) -> Any:
     """A backbone of zeros, to be filled; `architecture` is looked up by `name` if it is not given."""
-    if architecture is None:
-        architecture = BACKBONES[name].architecture if name in BACKBONES else _read(name)[2]
-    backbone = SamBackbone(empty_model(sam_config(architecture, image_size)), name, architecture)
+    shape = architecture
+    if shape is None:
+        shape = BACKBONES[name].architecture if name in BACKBONES else _read(name)[2]
+    backbone = _shell(shape, image_size, name)
     backbone.to_empty(device="cpu")
     backbone.load_state_dict({key: torch.zeros_like(value) for key, value in backbone.state_dict().items()})
     return backbone.eval()
 
 
-def random_backbone(architecture: Architecture, image_size: int, *, seed: int, name: str) -> SamBackbone:
+def random_backbone(architecture: AnyArchitecture, image_size: int, *, seed: int, name: str) -> Any:
     """A backbone of any architecture with random weights that depend on `seed` only, in eval mode."""
+    if isinstance(architecture, ConvArchitecture):
+        return random_conv(architecture, image_size, seed=seed, name=name)
     model = random_model(sam_config(architecture, image_size), seed)
     return SamBackbone(model, name, architecture).eval()
 
@@ -83,7 +93,7 @@ def weights_file(path: Path) -> Path:
     return file
 
 
-def _read(name: str) -> tuple[Path, dict[str, Tensor], Architecture]:
+def _read(name: str) -> tuple[Path, dict[str, Tensor], AnyArchitecture]:
     path = Path(name).expanduser()
     if not path.exists():
         raise ConfigError(
@@ -94,18 +104,47 @@ def _read(name: str) -> tuple[Path, dict[str, Tensor], Architecture]:
             fix="`steadysam models list` shows the names",
         )
     file = weights_file(path)
-    state = to_backbone(read_safetensors(file), file)
+    state = read_safetensors(file)
+    if (stated := _stated_architecture(file)) is not None:
+        return file, state, stated
+    state = to_backbone(state, file)
     return file, state, infer_architecture(state, file, decoder_heads=_decoder_heads(path))
 
 
 def _filled(
-    architecture: Architecture, image_size: int, state: Mapping[str, Tensor], *, name: str, file: Path
-) -> SamBackbone:
+    architecture: AnyArchitecture, image_size: int, state: Mapping[str, Tensor], *, name: str, file: Path
+) -> Any:
     check_size(image_size, architecture.patch)
-    backbone = SamBackbone(empty_model(sam_config(architecture, image_size)), name, architecture)
-    grid = image_size // architecture.patch
-    load_strict(backbone, resize_positions(state, grid, architecture.layers_with_global_attention), file)
+    backbone = _shell(architecture, image_size, name)
+    if isinstance(architecture, Architecture):
+        grid = image_size // architecture.patch
+        state = resize_positions(state, grid, architecture.layers_with_global_attention)
+    load_strict(backbone, state, file)
     return backbone.eval()
+
+
+def _shell(architecture: AnyArchitecture, image_size: int, name: str) -> Any:
+    """The modules without memory, on the meta device."""
+    if isinstance(architecture, Architecture):
+        return SamBackbone(empty_model(sam_config(architecture, image_size)), name, architecture)
+    with torch.device("meta"):
+        return ConvBackbone(architecture, image_size, name)
+
+
+def _stated_architecture(file: Path) -> ConvArchitecture | None:
+    """The architecture that our own pretraining writes into a file's metadata.
+
+    Raises:
+        CheckpointError: `CKPT_CONFIG`, it is there but cannot be used.
+    """
+    text = (check_header(file).get("__metadata__") or {}).get("architecture")
+    if text is None:
+        return None
+    try:
+        stated = architecture_from(json.loads(text))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError("CKPT_CONFIG", "the stated architecture cannot be used", file=file, seen=text) from error
+    return stated if isinstance(stated, ConvArchitecture) else None
 
 
 def _decoder_heads(path: Path) -> int:

@@ -4,27 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+from steadysam.backbones.conv.model import ConvBackbone
 from steadysam.backbones.sam import SamBackbone
 from steadysam.errors import CheckpointError
 
+AdaptableBackbone = SamBackbone | ConvBackbone
+Adapted = TypeVar("Adapted", bound=SamBackbone | ConvBackbone)
 _MARK = ".lora_"
 
 
 def inject_lora(
-    backbone: SamBackbone,
+    backbone: Adapted,
     r: int = 8,
     alpha: int = 16,
     dropout: float = 0.1,
-    targets: Sequence[str] = ("qkv",),
+    targets: Sequence[str] = (),
     *,
     seed: int = 0,
-) -> SamBackbone:
-    """Wrap the linear layers `targets` of the image encoder in place; only the adapters stay trainable.
+) -> Adapted:
+    """Wrap the layers `targets` of the image encoder in place; only the adapters stay trainable.
+
+    Without `targets` it is the backbone's own choice, `lora_targets`: the qkv projections of a SAM (spd.md 2.1), the
+    3x3 convolutions of the residual blocks of our own model.
 
     A fresh adapter changes nothing: its second factor is zero (spd.md 3.1). The adapters' names end in
     `lora_A.default.weight` and `lora_B.default.weight` below `image_encoder.`; those of the wrapped layers
@@ -38,7 +44,9 @@ def inject_lora(
 
     if has_lora(backbone):
         raise ValueError("the backbone has adapters already")
-    config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets), bias="none")
+    config = LoraConfig(
+        r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=list(targets or backbone.lora_targets), bias="none"
+    )
     backbone.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -54,17 +62,17 @@ def draw_seed() -> int:
     return int(torch.randint(2**31, (1,)))
 
 
-def has_lora(backbone: SamBackbone) -> bool:
+def has_lora(backbone: AdaptableBackbone) -> bool:
     """True if adapters are present (and not merged away)."""
     return any(_MARK in name for name, _ in backbone.named_parameters())
 
 
-def lora_state(backbone: SamBackbone) -> dict[str, Tensor]:
+def lora_state(backbone: AdaptableBackbone) -> dict[str, Tensor]:
     """The adapters' tensors by their names in `backbone`, detached."""
     return {name: value.detach() for name, value in backbone.state_dict().items() if _MARK in name}
 
 
-def load_lora(backbone: SamBackbone, state: Mapping[str, Tensor]) -> None:
+def load_lora(backbone: AdaptableBackbone, state: Mapping[str, Tensor]) -> None:
     """Copy `state` into the adapters of `backbone`.
 
     Raises:
@@ -83,7 +91,7 @@ def load_lora(backbone: SamBackbone, state: Mapping[str, Tensor]) -> None:
     backbone.load_state_dict(dict(state), strict=False)
 
 
-def merge_lora(backbone: SamBackbone) -> SamBackbone:
+def merge_lora(backbone: Adapted) -> Adapted:
     """Add the adapters into the weights and drop them, in place; names are those of a plain backbone."""
     for parent, name, layer in list(_adapted(backbone)):
         layer.merge()
@@ -92,7 +100,7 @@ def merge_lora(backbone: SamBackbone) -> SamBackbone:
 
 
 @contextmanager
-def lora_disabled(backbone: SamBackbone) -> Iterator[SamBackbone]:
+def lora_disabled(backbone: Adapted) -> Iterator[Adapted]:
     """Inside the block the encoder computes what it did before `inject_lora`, bit for bit."""
     layers = [layer for _, _, layer in _adapted(backbone)]
     trainable = [parameter.requires_grad for parameter in backbone.parameters()]
@@ -108,7 +116,7 @@ def lora_disabled(backbone: SamBackbone) -> Iterator[SamBackbone]:
             parameter.requires_grad_(flag)
 
 
-def _adapted(backbone: SamBackbone) -> Iterator[tuple[nn.Module, str, Any]]:
+def _adapted(backbone: AdaptableBackbone) -> Iterator[tuple[nn.Module, str, Any]]:
     """(parent, attribute, adapted layer) of every wrapped layer."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from steadysam.backbones.rows import Group, decode_groups, prompt_rows
 from steadysam.backbones.table import Architecture
 from steadysam.types import SlicePoints
-
-Group = tuple[list[int], Tensor, Tensor]
 
 
 class SamBackbone(nn.Module):
@@ -27,6 +26,8 @@ class SamBackbone(nn.Module):
         architecture: the numbers that `model` was built from, enough to build it again.
     """
 
+    lora_targets: tuple[str, ...] = ("qkv",)
+
     def __init__(self, model: Any, name: str, architecture: Architecture) -> None:
         super().__init__()
         vision = model.config.vision_config
@@ -36,6 +37,7 @@ class SamBackbone(nn.Module):
         self.patch_size: int = vision.patch_size
         self.embedding_channels: int = vision.output_channels
         self.embedding_size: int = vision.image_size // vision.patch_size
+        self.mask_size = 4 * self.embedding_size
         self.shared_image_embedding = model.shared_image_embedding
         self.image_encoder = model.vision_encoder
         self.prompt_encoder = model.prompt_encoder
@@ -48,57 +50,53 @@ class SamBackbone(nn.Module):
         """(B, 3, S, S) normalised images -> (B, C, h, h) embeddings; keeps gradients."""
         return self.image_encoder(images).last_hidden_state
 
-    def embed(self, points: Sequence[SlicePoints]) -> list[Group]:
-        """Prompts of B rows in model pixels -> groups `(rows, sparse, dense)` of rows with equally many
-        points.
+    def embed(self, points: Sequence[SlicePoints], masks: Tensor | None = None) -> list[Group]:
+        """Prompts of B rows -> groups `(rows, sparse, dense)`; see `Backbone.embed`.
 
-        sparse (G, T, C) with T = points + SAM's own one not-a-point token, dense (G, C, h, h). A row without
-        points has exactly that one token. Positive points have label 1, negative ones 0; SAM adds half a
-        pixel itself.
+        sparse (G, T, C): the points and SAM's own one not-a-point token, or the points and the two corners of the
+        box. A row without any prompt has exactly that one token. SAM adds half a pixel itself.
         """
-        device = self.shared_image_embedding.positional_embedding.device
         groups: list[Group] = []
-        for rows in _rows_by_count(points):
-            xy = torch.from_numpy(np.stack([points[row].xy for row in rows]).astype(np.float32)).to(device)
-            sign = torch.from_numpy(np.stack([points[row].positive for row in rows])).to(device, torch.float32)
-            sparse, dense = self.prompt_encoder(xy[:, None], sign[:, None], None, None)
-            groups.append((rows, sparse[:, 0], dense))
+        for group in prompt_rows(points, masks, self.shared_image_embedding.positional_embedding.device):
+            boxes = None if group.boxes is None else group.boxes[:, None]
+            some = group.xy.shape[1] > 0 or boxes is None  # with a box alone there are no point tokens
+            xy = group.xy[:, None] if some else None
+            sign = group.positive[:, None].to(torch.float32) if some else None
+            prior = None if group.masks is None else self._resized(group.masks)
+            sparse, dense = self.prompt_encoder(xy, sign, boxes, prior)
+            groups.append((group.rows, sparse[:, 0], dense))
         return groups
 
+    def _resized(self, masks: Tensor) -> Tensor:
+        """Logits of a mask prompt at SAM's mask size, 4h."""
+        return F.interpolate(masks.float(), (self.mask_size,) * 2, mode="bilinear", align_corners=False)
+
     def decode(self, embeddings: Tensor, points: Sequence[SlicePoints]) -> Tensor:
-        """(B, C, h, h) embeddings and the points of each row -> (B, 1, 4h, 4h) logits (single mask)."""
+        """(B, C, h, h) embeddings and the prompts of each row -> (B, 1, 4h, 4h) logits (single mask)."""
         return self.decode_full(embeddings, points, multimask=False)[0]
 
     def decode_full(
-        self, embeddings: Tensor, points: Sequence[SlicePoints], *, multimask: bool = True
+        self,
+        embeddings: Tensor,
+        points: Sequence[SlicePoints],
+        *,
+        masks: Tensor | None = None,
+        multimask: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, M, 4h, 4h) and the predicted IoU (B, M); M is 3 with `multimask`, else 1.
-
-        Each group of `embed` is decoded by itself, so a row's result does not depend on the rows beside it.
-
-        Raises:
-            ValueError: the numbers of embeddings and of rows of points differ.
-        """
-        if len(embeddings) != len(points):
-            raise ValueError(f"{len(embeddings)} embeddings but {len(points)} rows of points")
+        """Logits (B, M, 4h, 4h) and the predicted IoU (B, M); see `Backbone.decode_full`."""
         positions = self.image_positions().to(embeddings.dtype)
-        order: list[int] = []
-        masks: list[Tensor] = []
-        scores: list[Tensor] = []
-        for rows, sparse, dense in self.embed(points):
-            index = torch.tensor(rows, device=embeddings.device)
+
+        def one(rows: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
             logits, iou = self.mask_decoder(
-                image_embeddings=embeddings if len(rows) == len(points) else embeddings[index],
+                image_embeddings=rows,
                 image_positional_embeddings=positions.expand(len(rows), -1, -1, -1),
-                sparse_prompt_embeddings=sparse[:, None].to(embeddings.dtype),
-                dense_prompt_embeddings=dense.to(embeddings.dtype),
+                sparse_prompt_embeddings=sparse[:, None],
+                dense_prompt_embeddings=dense,
                 multimask_output=multimask,
             )
-            order += rows
-            masks.append(logits[:, 0])
-            scores.append(iou[:, 0])
-        back = torch.argsort(torch.tensor(order, device=embeddings.device))
-        return torch.cat(masks)[back], torch.cat(scores)[back]
+            return logits[:, 0], iou[:, 0]
+
+        return decode_groups(embeddings, self.embed(points, masks), len(points), one)
 
     def image_positions(self) -> Tensor:
         """(1, C, h, h) Fourier features of the centres of the embedding's cells, as `SamModel` makes them."""
@@ -107,13 +105,6 @@ class SamBackbone(nn.Module):
         centres = (torch.arange(size, device=table.device, dtype=table.dtype) + 0.5) / size
         grid = torch.stack(torch.meshgrid(centres, centres, indexing="xy"), dim=-1)
         return self.shared_image_embedding(grid).permute(2, 0, 1)[None]
-
-
-def _rows_by_count(points: Sequence[SlicePoints]) -> Iterator[list[int]]:
-    """Row numbers in groups of equally many points, fewest points first."""
-    counts = [len(row) for row in points]
-    for count in sorted(set(counts)):
-        yield [row for row, length in enumerate(counts) if length == count]
 
 
 def _own_positions_once(prompt_encoder: nn.Module, shared: nn.Module) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
 
 
 @dataclass(frozen=True)
@@ -40,39 +41,76 @@ class Architecture:
 
 
 @dataclass(frozen=True)
+class ConvArchitecture:
+    """The numbers that decide the shape of our own convolutional model (`steadysam.backbones.conv`).
+
+    Args:
+        widths, depths: channels and residual blocks of the encoder's levels, at 1/4, 1/8, ... of the image.
+        channels: C of the embedding, which has a quarter of the image's size.
+        token_channels: E of prompt tokens; the decoder's width at 1/16.
+        middle_channels: the decoder's width at 1/8.
+        decoder_depth: residual blocks of the decoder's level at 1/16.
+        decoder_mlp, decoder_heads: its two-way transformer.
+    """
+
+    widths: tuple[int, ...]
+    depths: tuple[int, ...]
+    channels: int = 64
+    token_channels: int = 128
+    middle_channels: int = 96
+    decoder_depth: int = 2
+    decoder_mlp: int = 256
+    decoder_heads: int = 4
+    patch: int = 4
+
+
+def architecture_from(values: Mapping[str, Any]) -> Architecture | ConvArchitecture:
+    """The inverse of `dataclasses.asdict`, from JSON values; the two kinds differ in their keys."""
+    plain: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return ConvArchitecture(**plain) if "widths" in plain else Architecture(**plain)
+
+
+@dataclass(frozen=True)
 class BackboneSpec:
     """One row of the table.
 
     Args:
         name: what users type.
-        architecture: its shape.
+        architecture: its shape, an `Architecture` or a `ConvArchitecture`.
         parameters: how many, at the native size.
         native_size: image size of the published weights, or the size the row was made for, in pixels.
         licence: SPDX name of the weights' licence; "" where there are no published weights.
         hub_id: repository of the weights on the Hugging Face hub; None for models trained from scratch.
         revision: commit of that repository (40 hex digits), or "main" where no commit could be verified.
-        sha256: hash of `model.safetensors` at that revision; None where it could not be verified.
+        sha256: hash of `model.safetensors` at that revision, or in the package; None where it could not be verified.
+        packaged: the weights come with the package.
         safetensors: False where the repository only holds pickled weights, which are refused.
         norm: the normalisation that the weights were trained with (`Preprocess.norm`).
         about: one line for `models list`.
     """
 
     name: str
-    architecture: Architecture
+    architecture: Any
     parameters: int
     native_size: int
     licence: str = ""
     hub_id: str | None = None
     revision: str = ""
     sha256: str | None = None
+    packaged: bool = False
     safetensors: bool = True
     norm: Literal["spd", "sam", "medsam"] = "spd"
     about: str = ""
 
     @property
     def from_scratch(self) -> bool:
-        """True if there are no published weights: the model starts from random numbers."""
-        return self.hub_id is None
+        """True if there are no weights anywhere: the model starts from random numbers."""
+        return self.hub_id is None and not self.packaged
+
+    @property
+    def packaged_file(self) -> Path:
+        """Where the weights of a packaged row lie."""
+        return Path(__file__).parent / "pretrained" / self.name / "model.safetensors"
 
     @property
     def pinned(self) -> bool:
@@ -99,11 +137,46 @@ _TEST = Architecture(
     mask_channels=4,
 )
 
+_CONV = ConvArchitecture(widths=(64, 128, 192, 256), depths=(2, 2, 3, 2))
+_CONV_TEST = ConvArchitecture(
+    widths=(16, 16, 24),
+    depths=(1, 1, 1),
+    channels=16,
+    token_channels=32,
+    middle_channels=16,
+    decoder_depth=1,
+    decoder_mlp=32,
+    decoder_heads=2,
+)
+
 # Revisions and hashes are those that users of these commits have published; a download is compared with the
 # hash here and with the one that the hub itself states.
 BACKBONES: Mapping[str, BackboneSpec] = {
     spec.name: spec
     for spec in (
+        BackboneSpec(
+            name="steadysam-tiny",
+            architecture=_CONV,
+            parameters=0,
+            native_size=256,
+            licence="Apache-2.0",
+            packaged=True,
+            about="our own, pretrained on drawn images; comes with the package, runs on a CPU",
+        ),
+        BackboneSpec(
+            name="steadysam-tiny-scratch",
+            architecture=_CONV,
+            parameters=0,
+            native_size=256,
+            about="random weights; the network of steadysam-tiny",
+        ),
+        BackboneSpec(
+            name="steadysam-test",
+            architecture=_CONV_TEST,
+            parameters=0,
+            native_size=64,
+            about="random weights; for tests",
+        ),
         BackboneSpec(
             name="sam-tiny",
             architecture=_TINY,

@@ -90,11 +90,11 @@ def hub_row(name: str) -> BackboneSpec:
         ConfigError: `BACKBONE_UNKNOWN`.
     """
     spec = BACKBONES.get(name)
-    published = [row.name for row in BACKBONES.values() if not row.from_scratch]
-    if spec is None or spec.from_scratch:
+    published = [row.name for row in BACKBONES.values() if row.hub_id is not None]
+    if spec is None or spec.hub_id is None:
         raise ConfigError(
             "BACKBONE_UNKNOWN",
-            "no published weights of this name" if spec is None else "this model is trained from scratch",
+            "no published weights of this name" if spec is None else "this model needs no download",
             seen=name,
             expected=", ".join(published),
         )

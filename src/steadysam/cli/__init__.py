@@ -9,8 +9,10 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from steadysam import __version__
+from steadysam.cli.click import segment_click as segment_click_command
 from steadysam.cli.evaluate import evaluate as evaluate_command
 from steadysam.cli.predict import predict as predict_command
+from steadysam.cli.pretrain import pretrain as pretrain_command
 from steadysam.cli.train import train as train_command
 from steadysam.errors import SteadyError
 
@@ -21,6 +23,10 @@ Train on labelled volumes and noisy prompts, segment new ones, and learn what be
     steadysam train DATASET --label LV -o runs/lv
     steadysam predict -i IMAGE.nii.gz --prompts CLICKS.mrk.json -m runs/lv -o out
     steadysam evaluate out LABELS -o out/report
+
+Or click, without any training:
+
+    steadysam segment-click IMAGE.nii.gz --point 96,110,7 -o out
 
 Exit codes: 0 ok, 2 usage, 3 configuration, 4 input data, 5 model, 6 some cases failed, 7 resources,
 8 file system, 10 output check, 11 network."""
@@ -42,6 +48,8 @@ app = App(name="steadysam", help=HELP, version=__version__)
 app.command(train_command, name="train")
 app.command(predict_command, name="predict")
 app.command(evaluate_command, name="evaluate")
+app.command(segment_click_command, name="segment-click")
+app.command(pretrain_command, name="pretrain")
 app.command("steadysam.cli.prompts:app", name="prompts", help="Check, convert, simulate and corrupt prompt files.")
 app.command("steadysam.cli.models:app", name="models", help="List, download and import backbones.")
 app.command("steadysam.cli.demo:demo", name="demo", help=DEMO)

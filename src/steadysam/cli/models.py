@@ -98,7 +98,8 @@ def import_model(name: str, path: Path, *, home: Path | None = None) -> None:
 
 
 def _row(spec: BackboneSpec, home: Path | None) -> dict[str, object]:
-    record = None if spec.from_scratch else find(spec, home)
+    record = None if spec.hub_id is None else find(spec, home)
+    packaged = spec.packaged_file if spec.packaged else None
     return {
         "name": spec.name,
         "parameters": spec.parameters,
@@ -110,8 +111,9 @@ def _row(spec: BackboneSpec, home: Path | None) -> dict[str, object]:
         "revision": spec.revision,
         "sha256": spec.sha256,
         "norm": spec.norm,
-        "file": None if record is None else str(record.file),
-        "file_sha256": None if record is None else record.sha256,
+        "file": str(record.file) if record else str(packaged) if packaged else None,
+        "file_sha256": record.sha256 if record else spec.sha256 if packaged else None,
+        "packaged": spec.packaged,
         "about": spec.about,
     }
 
@@ -119,4 +121,6 @@ def _row(spec: BackboneSpec, home: Path | None) -> dict[str, object]:
 def _state(row: dict[str, object]) -> str:
     if row["from_scratch"]:
         return "none needed"
+    if row["packaged"]:
+        return "in the package"
     return "present" if row["file"] else "not here"

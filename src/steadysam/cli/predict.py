@@ -19,7 +19,7 @@ def predict(
     *,
     input_: Annotated[Path, Parameter(name=["--input", "-i"])],
     prompts: Path,
-    model: Annotated[Path, Parameter(name=["--model", "-m"])],
+    model: Annotated[str, Parameter(name=["--model", "-m"])],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
     outside: Literal["error", "drop", "clip"] = "error",
@@ -41,6 +41,10 @@ def predict(
         steadysam predict -i case.nii.gz --prompts clicks.mrk.json -m runs/lv -o out
         steadysam predict -i imagesTs --prompts promptsTs -m runs/lv -o out --set tau=0.4 --set empty=empty_mask
 
+    Without training, with the model in the package; points and boxes are obeyed as they are:
+
+        steadysam predict -i case.nii.gz --prompts clicks.mrk.json -m steadysam-tiny -o out
+
     Parameters
     ----------
     input_
@@ -48,7 +52,8 @@ def predict(
     prompts
         Prompt file, or folder of prompt files named like the cases.
     model
-        Run folder written by train.
+        Run folder written by train; or a row of `steadysam models list` with weights, such as steadysam-tiny, to
+        segment without any training.
     output
         Folder to write.
     device
@@ -66,17 +71,18 @@ def predict(
     settings
         key=value of the method, acting at inference, such as tau=0.4.
     """
+    from steadysam.backbones import BACKBONES
     from steadysam.cachefolder import cache_folder
     from steadysam.config import apply_settings
     from steadysam.embeddings import EmbeddingCache
     from steadysam.logs import progress_bar
     from steadysam.prediction import PredictOptions, find_jobs
     from steadysam.prediction import predict as run_prediction
-    from steadysam.runs import load_run
+    from steadysam.runs import load_run, zero_shot_run
     from steadysam.training import computing
 
     overrides: dict[str, Any] = apply_settings({}, settings)
-    run = load_run(model, device, **overrides)
+    run = zero_shot_run(model, device, **overrides) if model in BACKBONES else load_run(model, device, **overrides)
     axis = slice_axis if slice_axis is not None else run.record["data"].get("slice_axis")
     options = PredictOptions(axis, outside, channel, overrides)
     compute = run.config.compute.model_copy(update={"device": str(run.device), "threads": threads, "precision": "no"})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from steadysam.methods import sam_tuning, spd
+from steadysam.methods import sam_tuning, spd, zero_shot
 from steadysam.methods.contract import Method
 
-METHODS: Mapping[str, Method] = MappingProxyType({"spd": spd, "sam_tuning": sam_tuning})
+METHODS: Mapping[str, Method] = MappingProxyType({"spd": spd, "sam_tuning": sam_tuning, "zero_shot": zero_shot})

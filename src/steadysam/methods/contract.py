@@ -93,12 +93,12 @@ class Samples(Protocol):
 
 
 class LoraConfig(FrozenConfig):
-    """LoRA on the image encoder (spd.md 2.1)."""
+    """LoRA on the image encoder (spd.md 2.1); without `targets` the layers are the backbone's own choice."""
 
     rank: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
-    targets: tuple[str, ...] = ("qkv",)
+    targets: tuple[str, ...] = ()
 
 
 class StageSettings(FrozenConfig):

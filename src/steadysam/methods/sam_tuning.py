@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from steadysam.augment import AugmentConfig
 from steadysam.backbones.backbone import Backbone
-from steadysam.backbones.lora import draw_seed, inject_lora
-from steadysam.backbones.sam import SamBackbone
+from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
 from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import segmentation_terms
 from steadysam.methods.contract import Batch, FrozenConfig, LoraConfig, Stage, StageSettings
@@ -51,7 +50,7 @@ def build(config: Config, backbone: Backbone) -> SamTuning:
     """The backbone, with LoRA where the encoder is adapted by it."""
     if config.adapt == "lora":
         lora = config.lora
-        sam = cast(SamBackbone, backbone)  # the only backbones with `peft` layers to wrap
+        sam = cast(AdaptableBackbone, backbone)
         inject_lora(sam, lora.rank, lora.alpha, lora.dropout, lora.targets, seed=draw_seed())
     return SamTuning(backbone)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -48,6 +50,11 @@ def encode_stack(
     return cache.get((stack.key, stack.preprocess.norm, weights_key, repr(augmentation)), compute)
 
 
+def only_slices(stack: SliceStack, chosen: Sequence[int]) -> SliceStack:
+    """The stack of some slices, with a key of its own."""
+    return replace(stack, images=stack.images[list(chosen)], key=f"{stack.key}:{list(chosen)}")
+
+
 def encoder_key(backbone: Backbone) -> str:
     """Fingerprint of the image encoder, adapters included."""
     return fingerprint(backbone.image_encoder)
@@ -70,6 +77,64 @@ def decode_stack(backbone: Backbone, embeddings: Tensor, points: Sequence[SliceP
         logits = decode_rows(backbone, rows, points[start : start + _ROWS])
         parts.append(torch.sigmoid(logits[:, 0]).float().cpu())
     return torch.cat(parts).numpy()
+
+
+@dataclass(frozen=True, eq=False)
+class Answers:
+    """What a promptable model says to B rows of prompts, the mask it trusts most first.
+
+    Args:
+        logits: (B, M, m, m) float32 on the model's mask grid, on the CPU.
+        iou: (B, M) predicted IoU, descending.
+    """
+
+    logits: Tensor
+    iou: Tensor
+
+
+@torch.no_grad()
+def ask(
+    backbone: Backbone,
+    embeddings: Tensor,
+    points: Sequence[SlicePoints],
+    masks: Tensor | None = None,
+    choice: Literal["auto", "single", "best"] = "auto",
+) -> Answers:
+    """Three masks where the prompt is one click, which may mean a part or the whole; else the one for clear prompts.
+
+    That is how SAM is to be used (Kirillov et al., ICCV 2023, section 3). Rows with one mask repeat it, so that all
+    rows have the same shape.
+
+    Args:
+        embeddings: (B, C, h, h).
+        points: B rows of points and boxes in model pixels.
+        masks: (B, 1, m, m) logits of an earlier answer, or None; rows that have one are clear.
+        choice: `single` asks for the one mask, `best` for three, whatever the prompts.
+    """
+    device = next(backbone.mask_decoder.parameters()).device
+    clear = [len(row) > 1 or row.box is not None or masks is not None for row in points]
+    if choice != "auto":
+        clear = [choice == "single"] * len(points)
+    found: dict[int, tuple[Tensor, Tensor]] = {}
+    for single in (True, False):
+        rows = [row for row, is_clear in enumerate(clear) if is_clear == single]
+        for start in range(0, len(rows), _ROWS):
+            part = rows[start : start + _ROWS]
+            prior = None if masks is None else masks[part].to(device)
+            chosen = embeddings[part].to(device).float()
+            logits, iou = backbone.decode_full(chosen, [points[r] for r in part], masks=prior, multimask=not single)
+            order = iou.argsort(1, descending=True)
+            for place, row in enumerate(part):
+                found[row] = (logits[place][order[place]].float().cpu(), iou[place][order[place]].float().cpu())
+    most = max((len(iou) for _, iou in found.values()), default=0)
+    pairs = [found[row] for row in range(len(points))]
+    full = [(x, i) if len(i) == most else (x.expand(most, -1, -1), i.expand(most)) for x, i in pairs]
+    return Answers(torch.stack([x for x, _ in full]), torch.stack([i for _, i in full]))
+
+
+def to_model(logits: Tensor, size: int) -> Tensor:
+    """(B, m, m) logits -> (B, S, S), bilinear with half-pixel centres."""
+    return F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
 def mean_terms(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:

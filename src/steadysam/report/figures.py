@@ -56,6 +56,7 @@ class Panel:
         marks: prompts, or None.
         heat: (H, W) in [0, 1] drawn over the image, such as a saliency map, or None.
         window: `(x0, y0, x1, y1)` in pixels to zoom to, or None for the whole slice.
+        box: `(x0, y0, x1, y1)` in pixels, a prompt, or None.
     """
 
     image: NDArray[Any]
@@ -65,6 +66,7 @@ class Panel:
     marks: Marks | None = None
     heat: NDArray[Any] | None = None
     window: tuple[float, float, float, float] | None = None
+    box: tuple[float, float, float, float] | None = None
 
 
 def overlay(panel: Panel, *, spacing: tuple[float, float] = (1.0, 1.0), legend: bool = True) -> bytes:
@@ -201,6 +203,9 @@ def _draw(axes: Axes, panel: Panel, spacing: tuple[float, float]) -> None:
     for mask, colour, dash in ((panel.true, TRUTH, "solid"), (panel.pred, PREDICTION, "dashed")):
         if mask is not None and np.any(mask):
             _contour(axes, mask, colour, dash)
+    if panel.box is not None:
+        x0, y0, x1, y1 = panel.box
+        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=MARKS["accepted"][1], linewidth=1.2)
     if panel.marks is not None:
         _scatter(axes, panel.marks)
     height, width = panel.image.shape[:2]

@@ -13,8 +13,7 @@ from typing import cast
 from torch import nn
 
 from steadysam.backbones.backbone import Backbone
-from steadysam.backbones.lora import draw_seed, inject_lora
-from steadysam.backbones.sam import SamBackbone
+from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
 from steadysam.embeddings import EmbeddingCache
 from steadysam.methods.contract import Stage
 from steadysam.methods.samples import AugmentedSlices
@@ -36,7 +35,7 @@ def build(config: Config, backbone: Backbone) -> Spd:
     """SPD on `backbone`; with `adapt = lora` the encoder gets adapters that start as the identity."""
     if config.adapt == "lora":
         lora = config.lora
-        sam = cast(SamBackbone, backbone)  # the only backbones with `peft` layers to wrap
+        sam = cast(AdaptableBackbone, backbone)
         inject_lora(sam, lora.rank, lora.alpha, lora.dropout, lora.targets, seed=draw_seed())
     head = SaliencyHead(
         backbone.embedding_channels,

@@ -15,8 +15,8 @@ from steadysam.backbones.backbone import Backbone
 class SaliencyHead(nn.Module):
     """(B, C, h, h) embedding -> (B, 1, S, S) logits, S = h * 2^steps.
 
-    Conv 3x3 to 128 channels, then per step: bilinear x2, conv 3x3 that halves the channels (not below 16),
-    GroupNorm(8), GELU; last a 1x1 convolution. About 0.39 M parameters at C = 256, h = 32, S = 512.
+    Conv 3x3 to 128 channels (C where that is less), then per step: bilinear x2, conv 3x3 that halves the channels
+    (not below 16), GroupNorm(8), GELU; last a 1x1 convolution. About 0.39 M parameters at C = 256, h = 32, S = 512.
 
     Args:
         channels: C.
@@ -41,7 +41,7 @@ class SaliencyHead(nn.Module):
                 f"image size {image_size} must be embedding size {embedding_size} times a power of two; "
                 "choose another patch size or image size"
             )
-        widths = [max(16, 128 >> step) for step in range(steps + 1)]
+        widths = [max(16, min(128, channels) >> step) for step in range(steps + 1)]
         self.stem = nn.Sequential(nn.Conv2d(channels, widths[0], 3, padding=1), nn.GroupNorm(8, widths[0]), nn.GELU())
         self.steps = nn.ModuleList(
             nn.Sequential(nn.Conv2d(a, b, 3, padding=1), nn.GroupNorm(8, b), nn.GELU())

@@ -1,0 +1,1 @@
+"""Pretraining of the promptable model on drawn images: configuration in, weights out."""
