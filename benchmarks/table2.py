@@ -158,12 +158,28 @@ def scribble_prompts(cell: Cell, test: list[tuple[Case, Volume, Mask]]) -> dict[
 def score_row(
     cell: Cell, row: str, test: list[tuple[Case, Volume, Mask]], prompts: dict[str, Prompts], kind: str
 ) -> None:
-    """Segment and score the test cases of one row, unless its file is there already."""
+    """Segment and score the test cases of one row of the table."""
+    score_run(cell, row, ROWS[row], test, prompts, kind)
+
+
+def score_run(
+    cell: Cell,
+    row: str,
+    source: tuple[str, dict[str, Any]],
+    test: list[tuple[Case, Volume, Mask]],
+    prompts: dict[str, Prompts],
+    kind: str,
+) -> None:
+    """Segment and score the test cases with one run, unless the row's file is there already.
+
+    Args:
+        source: the run's folder below the cell's, and settings of its method at test time.
+    """
     slug = "".join(c if c.isalnum() else "-" for c in row)
     path = cell.results / "cells" / f"{cell.name}-{kind}-{slug}.json"
     if path.exists():
         return
-    name, settings = ROWS[row]
+    name, settings = source
     run = load_run(cell.folder / name, "cpu", **settings)
     cache = EmbeddingCache(cell.work / "cache")
     scores, patients, notes = [], {}, []

@@ -59,7 +59,10 @@ class PromptConfig(FrozenConfig):
 
 
 class PreprocessConfig(FrozenConfig):
-    """How slices become model inputs; see `steadysam.types.Preprocess`."""
+    """How slices become model inputs; see `steadysam.types.Preprocess`.
+
+    Without a `size` it is 512, the paper's; with our own backbones the size that they were made for.
+    """
 
     size: int = Field(default=512, ge=16)
     fit: Literal["stretch", "pad"] = "stretch"
@@ -70,7 +73,7 @@ class PreprocessConfig(FrozenConfig):
 class BackboneConfig(FrozenConfig):
     """A row of `steadysam models list`, a folder or a `.safetensors` file; `seed` draws weights from scratch."""
 
-    name: str = "sam-tiny"
+    name: str = "steadysam-tiny"
     seed: int = 0
 
 
@@ -132,16 +135,22 @@ class RunConfig(FrozenConfig):
 
 
 def make_config(values: Mapping[str, Any]) -> RunConfig:
-    """Validate nested values; a from-scratch backbone is adapted in full unless the values say otherwise.
+    """Validate nested values, and fill in what follows from the backbone unless the values say otherwise.
+
+    A from-scratch backbone is adapted in full; our own backbones have their native image size.
 
     Raises:
         ConfigError: `CONFIG_UNKNOWN_KEY` (with the nearest known key) or `CONFIG_VALUE`.
     """
     config = validated(RunConfig, values)
+    spec = BACKBONES.get(config.backbone.name)
+    if spec is not None and spec.own and "size" not in config.preprocess.model_fields_set:
+        sized = config.preprocess.model_copy(update={"size": spec.native_size})
+        config = config.model_copy(update={"preprocess": sized})
     kind = METHODS[config.method_name].Config
     settings = {key: value for key, value in config.method.items() if key != "name"}
-    if "adapt" in kind.model_fields and "adapt" not in settings and config.backbone.name in BACKBONES:
-        settings["adapt"] = "full" if BACKBONES[config.backbone.name].from_scratch else "lora"
+    if "adapt" in kind.model_fields and "adapt" not in settings and spec is not None:
+        settings["adapt"] = "full" if spec.from_scratch else "lora"
     checked = validated(kind, settings, "method.")
     full = {"name": config.method_name, **checked.model_dump(mode="json")}
     return config.model_copy(update={"method": full})

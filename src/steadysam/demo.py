@@ -119,7 +119,7 @@ def _config(data: Path, options: DemoOptions, method: dict[str, Any], start: dic
     values: dict[str, Any] = {
         "data": {"dataset": str(data), "label": "TI"},
         "preprocess": {"size": options.size},
-        "backbone": {"name": "sam-tiny", "seed": options.seed},
+        "backbone": {"name": "steadysam-tiny"},
         "method": {
             "name": "spd",
             "variants": 2,

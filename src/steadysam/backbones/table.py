@@ -108,6 +108,11 @@ class BackboneSpec:
         return self.hub_id is None and not self.packaged
 
     @property
+    def own(self) -> bool:
+        """True for the convolutional networks of this project."""
+        return isinstance(self.architecture, ConvArchitecture)
+
+    @property
     def packaged_file(self) -> Path:
         """Where the weights of a packaged row lie."""
         return Path(__file__).parent / "pretrained" / self.name / "model.safetensors"

@@ -33,9 +33,9 @@ def train(
 
     For example:
 
-    On a laptop, from scratch, at 128 px, with the paper's noisy prompts simulated from the labels:
+    On a laptop, from the model in the package, at 128 px, with the paper's noisy prompts simulated from the labels:
 
-        steadysam train Dataset901_ACDC --label LV --backbone sam-tiny --size 128 -o runs/lv
+        steadysam train Dataset901_ACDC --label LV --size 128 -o runs/lv
 
     With your own prompt files (one per case, named like the case) and SAM ViT-B with LoRA at 512 px:
 
@@ -54,15 +54,15 @@ def train(
     output
         Run folder to write.
     method
-        Row of `steadysam info`: spd, sam_tuning.
+        Row of `steadysam info`: spd, sam_tuning, zero_shot (nothing is trained).
     label
         Target: a name or number of dataset.json, several joined by + (union), or all.
     backbone
-        Row of `steadysam models list`, a folder, or a .safetensors file.
+        Row of `steadysam models list`, a folder, or a .safetensors file. Default: steadysam-tiny, in the package.
     prompts
         Folder of prompt files. Default: promptsTr of the data set, else simulated.
     size
-        Side of the model's image in pixels.
+        Side of the model's image in pixels. Default: 256 for steadysam-tiny, 512 for SAM.
     fold
         Fold of splits_final.json.
     seed

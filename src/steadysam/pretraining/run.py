@@ -8,7 +8,6 @@ from pathlib import Path
 from steadysam.backbones import BACKBONES
 from steadysam.backbones.checkpoints import load_strict, read_safetensors
 from steadysam.backbones.conv.model import ConvBackbone, random_conv
-from steadysam.backbones.table import ConvArchitecture
 from steadysam.config import ComputeConfig, to_toml
 from steadysam.errors import ConfigError
 from steadysam.files import write_json
@@ -55,8 +54,8 @@ def pretrain(config: PretrainConfig, folder: str | Path, *, resume: bool = False
 def start_backbone(config: PretrainConfig) -> ConvBackbone:
     """The model at the scenes' size, from random numbers or from `model.start`."""
     spec = BACKBONES.get(config.model.name)
-    if spec is None or not isinstance(spec.architecture, ConvArchitecture):
-        rows = [row.name for row in BACKBONES.values() if isinstance(row.architecture, ConvArchitecture)]
+    if spec is None or not spec.own:
+        rows = [row.name for row in BACKBONES.values() if row.own]
         raise ConfigError("CONFIG_VALUE", "cannot be pretrained here", seen=config.model.name, expected=", ".join(rows))
     backbone = random_conv(spec.architecture, min(config.optim.sizes), seed=config.model.seed, name=spec.name)
     if config.model.start is not None:
