@@ -19,7 +19,7 @@ from toys import leftovers, steadysam, toy_run_values
 
 COMMANDS = [
     *("train", "predict", "evaluate", "info", "prompts check", "prompts convert", "prompts simulate"),
-    *("prompts corrupt", "models list", "models download", "models import", "demo"),
+    *("prompts corrupt", "models list", "models download", "models import", "demo", "segment-click", "pretrain"),
 ]
 
 
@@ -174,13 +174,16 @@ def test_help_of_every_command_has_an_example(command, capsys):
 
 
 def test_the_examples_of_the_help_parse():
-    """Every flag in an example of `train --help` and `predict --help` is one that the command has."""
+    """Every flag in an example of these commands' help is one that the command has."""
+    from steadysam.cli.click import segment_click
     from steadysam.cli.predict import predict
+    from steadysam.cli.pretrain import pretrain
     from steadysam.cli.train import train
 
-    for function in (train, predict):
+    for function in (train, predict, segment_click, pretrain):
         text = (function.__doc__ or "").split("Parameters\n")[0]
-        flags = set(re.findall(r"(?<= )--[a-z-]+", text)) - {"--continue"}
+        foreign = {"--continue", "--multi_gpu", "--backbone"} if function is pretrain else {"--continue"}
+        flags = set(re.findall(r"(?<= )--[a-z_-]+", text)) - foreign
         known = {f"--{name.strip('_').replace('_', '-')}" for name in function.__annotations__} | {"--set"}
         assert flags <= known, flags - known
 

@@ -21,6 +21,7 @@ from steadysam.methods.contract import Chance, FrozenConfig, Stage, TrainingCase
 from steadysam.types import Grid, Preprocess, Segmentation, SlicePoints, Volume
 
 SIZE = 32
+SMALL = ["sam-test", "steadysam-test"]  # one of each kind
 SCRATCH = [name for name, spec in BACKBONES.items() if spec.from_scratch]
 
 
@@ -30,10 +31,16 @@ def method(request):
     return METHODS[request.param]
 
 
-def build(method, seed=0):
-    """The method's network with its default settings on the smallest backbone."""
+@pytest.fixture(params=SMALL)
+def small(request):
+    """The smallest backbone of either kind in turn."""
+    return request.param
+
+
+def build(method, small, seed=0):
+    """The method's network with its default settings on a small backbone."""
     torch.manual_seed(seed)
-    return method.build(method.Config(), build_backbone("sam-test", SIZE, seed=seed)).eval()
+    return method.build(method.Config(), build_backbone(small, SIZE, seed=seed)).eval()
 
 
 def make_stack(grid: Grid, fit: Literal["stretch", "pad"] = "stretch", seed=0):
@@ -98,22 +105,22 @@ def test_config_is_frozen_and_refuses_unknown_keys(method):
     assert method.Config(**config.model_dump(mode="json")) == config
 
 
-def test_build_gives_a_network_that_keeps_its_backbone(method):
-    backbone = build_backbone("sam-test", SIZE, seed=0)
+def test_build_gives_a_network_that_keeps_its_backbone(method, small):
+    backbone = build_backbone(small, SIZE, seed=0)
     model = method.build(method.Config(), backbone)
     assert isinstance(model, nn.Module)
     assert all(torch.isfinite(p).all() for p in model.parameters())
     assert len(dict(model.named_parameters())) >= len(list(backbone.parameters()))
 
 
-def test_the_same_seed_builds_the_same_network(method):
-    a, b = build(method, seed=3).state_dict(), build(method, seed=3).state_dict()
+def test_the_same_seed_builds_the_same_network(method, small):
+    a, b = build(method, small, seed=3).state_dict(), build(method, small, seed=3).state_dict()
     assert list(a) == list(b)
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
-def test_stages_name_parts_that_exist(method):
-    model = build(method)
+def test_stages_name_parts_that_exist(method, small):
+    model = build(method, small)
     found = method.stages(method.Config())
     assert len({stage.name for stage in found}) == len(found)
     for stage in found:
@@ -124,9 +131,9 @@ def test_stages_name_parts_that_exist(method):
         assert not any("prompt_encoder" in name for name in chosen)
 
 
-def test_one_step_of_every_stage_keeps_all_numbers_finite(method):
+def test_one_step_of_every_stage_keeps_all_numbers_finite(method, small):
     """Odd point counts, an empty slice and two cases of different depth in one batch."""
-    model = build(method)
+    model = build(method, small)
     cases = [
         make_case(GRIDS["oblique"], (0, 3, 1, 2, 1)),
         make_case(Grid((10, 11, 2), make_affine((1, 1.3, 5))), (2, 0), 1),
@@ -157,8 +164,8 @@ def test_one_step_of_every_stage_keeps_all_numbers_finite(method):
         assert torch.isfinite(torch.stack(list(again.values())).sum()), again
 
 
-def test_material_is_a_function_of_chance(method):
-    model, cases = build(method), [make_case(GRIDS["plain"], (1, 2, 1, 0, 1))]
+def test_material_is_a_function_of_chance(method, small):
+    model, cases = build(method, small), [make_case(GRIDS["plain"], (1, 2, 1, 0, 1))]
     for stage in method.stages(method.Config()):
         samples = stage.samples(model, cases, EmbeddingCache())
         chance = Chance(5, stage.name, 2, training=True)
@@ -168,9 +175,9 @@ def test_material_is_a_function_of_chance(method):
 
 
 @pytest.mark.parametrize("fit", ["stretch", "pad"])
-def test_segment_on_every_frame(method, grid, fit):
+def test_segment_on_every_frame(method, small, grid, fit):
     """Non-square, oblique, flipped, sagittal, coronal, one slice; a slice without points among others."""
-    model, stack = build(method), make_stack(grid, fit)
+    model, stack = build(method, small), make_stack(grid, fit)
     counts = [(0, 3, 1, 2)[t % 4] for t in range(grid.depth)]
     points = make_points(counts if grid.depth > 1 else [2])
     state = {name: tensor.clone() for name, tensor in model.state_dict().items()}
@@ -182,18 +189,18 @@ def test_segment_on_every_frame(method, grid, fit):
     assert all(torch.equal(state[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_segment_without_a_single_point(method):
+def test_segment_without_a_single_point(method, small):
     """All slices empty: whatever the method does then, it returns numbers and no decisions."""
-    model, stack = build(method), make_stack(GRIDS["plain"])
+    model, stack = build(method, small), make_stack(GRIDS["plain"])
     points = make_points([0] * stack.depth)
     found = run_segment(method, model, stack, points)
     check_segmentation(found, stack, points)
     assert found.decisions == ()
 
 
-def test_segment_of_a_cached_stack_is_the_same(method, tmp_path):
+def test_segment_of_a_cached_stack_is_the_same(method, small, tmp_path):
     """Embeddings from memory, from a cold disk cache and from a warm one give the same bytes."""
-    model, stack = build(method), make_stack(GRIDS["oblique"])
+    model, stack = build(method, small), make_stack(GRIDS["oblique"])
     points, config = make_points([1, 0, 2, 1, 3]), method.Config()
     cache = EmbeddingCache(tmp_path)
     results = [method.segment(model, config, stack, points, c) for c in (EmbeddingCache(), cache, cache)]
@@ -201,9 +208,9 @@ def test_segment_of_a_cached_stack_is_the_same(method, tmp_path):
     assert len({found.probability.tobytes() for found in results}) == 1
 
 
-def test_weights_survive_a_file(method, tmp_path):
+def test_weights_survive_a_file(method, small, tmp_path):
     """A network of other random weights, filled from the file, segments to the same bytes."""
-    model, other = build(method, seed=0), build(method, seed=1)
+    model, other = build(method, small, seed=0), build(method, small, seed=1)
     stack, points = make_stack(GRIDS["sagittal"]), make_points([2, 1, 0, 1, 1])
     expected = run_segment(method, model, stack, points).probability
     assert run_segment(method, other, stack, points).probability.tobytes() != expected.tobytes()
@@ -229,13 +236,14 @@ def test_backbone_encodes(name):
 def test_backbone_embeds_every_row_once(name):
     backbone = build_backbone(name, 64, seed=0)
     h, channels = backbone.embedding_size, backbone.embedding_channels
+    width = backbone.architecture.token_channels if BACKBONES[name].own else channels
     points = make_points([2, 0, 1, 2])
     groups = backbone.embed(points)
     assert sorted(row for rows, _, _ in groups for row in rows) == [0, 1, 2, 3]
     for rows, sparse, dense in groups:
         assert len({len(points[row]) for row in rows}) == 1, "no padding token inside a group"
         assert sparse.shape[0] == len(rows)
-        assert sparse.shape[2] == channels
+        assert sparse.shape[2] == width
         assert dense.shape == (len(rows), channels, h, h)
 
 
@@ -247,7 +255,7 @@ def test_backbone_decodes_ragged_rows_as_one_by_one(name):
     embeddings = torch.randn(4, channels, h, h, generator=torch.Generator().manual_seed(1))
     points = make_points([2, 0, 1, 5])
     together = backbone.decode(embeddings, points)
-    assert together.shape == (4, 1, 4 * h, 4 * h)
+    assert together.shape == (4, 1, backbone.mask_size, backbone.mask_size)
     single = torch.cat([backbone.decode(embeddings[t : t + 1], points[t : t + 1]) for t in range(4)])
     assert (together - single).abs().max() <= 1e-5
     assert (together[0] - together[2]).abs().max() > 0

@@ -195,8 +195,10 @@ def test_a_spoilt_record(tmp_path: Path):
 
 def test_every_published_row_is_pinned():
     for spec in BACKBONES.values():
-        if not spec.from_scratch:
+        assert spec.packaged + (spec.hub_id is not None) + spec.from_scratch == 1, spec.name
+        if spec.hub_id is not None:
             assert spec.pinned, spec.name
+        if not spec.from_scratch:
             assert spec.licence == "Apache-2.0"
             assert spec.sha256 is None or len(spec.sha256) == 64
     assert weights.hub_row("sam-vit-base").sha256 is not None
