@@ -68,7 +68,8 @@ def draw_targets(generator: Generator, scenes: Scenes, by_area: tuple[float, ...
     kinds = torch.cat([torch.full((regions,), 0.3)] + [torch.full((shapes,), w) for w in (1.0, 0.5, 0.8, 0.5)])
     equal = fit * kinds.to(fit.device) + 1e-9
     large = equal * candidates.view(count, depth, -1).amax(1)
-    equal, large = equal / equal.sum(1, keepdim=True), large / large.sum(1, keepdim=True)
+    equal, total = equal / equal.sum(1, keepdim=True), large.sum(1, keepdim=True)
+    large = torch.where(total > 0, large / total, equal)  # where all is hidden, nothing has an area
     chosen = [torch.multinomial(a * large + (1 - a) * equal, 1, generator=generator) for a in by_area]
     return _masks(scenes, torch.cat(chosen, 1))
 
