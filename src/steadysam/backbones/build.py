@@ -142,9 +142,12 @@ def _stated_architecture(file: Path) -> ConvArchitecture | None:
         return None
     try:
         stated = architecture_from(json.loads(text))
-    except (ValueError, TypeError, AttributeError) as error:
+        if not isinstance(stated, ConvArchitecture):
+            return None
+        _shell(stated, 8 * stated.patch, "")  # numbers may be well written and yet make no network
+    except (ValueError, TypeError, AttributeError, ArithmeticError, LookupError, RuntimeError) as error:
         raise CheckpointError("CKPT_CONFIG", "the stated architecture cannot be used", file=file, seen=text) from error
-    return stated if isinstance(stated, ConvArchitecture) else None
+    return stated
 
 
 def _decoder_heads(path: Path) -> int:
