@@ -134,7 +134,10 @@ def main() -> None:
     """Measure and write."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument(
-        "--models", nargs="*", help="NAME:PIXELS, such as sam-vit-base:512", default=["sam-tiny:96", "sam-tiny:256"]
+        "--models",
+        nargs="*",
+        help="NAME:PIXELS, such as sam-vit-base:512",
+        default=["steadysam-tiny:96", "steadysam-tiny:256"],
     )
     parser.add_argument("--slices", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)

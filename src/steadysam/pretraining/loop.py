@@ -21,6 +21,7 @@ from steadysam.pretraining.config import OptimConfig, PretrainConfig
 from steadysam.pretraining.export import export
 from steadysam.pretraining.score import averaged, held_out_score
 from steadysam.pretraining.step import PretrainStep, model_of
+from steadysam.synthetic.config import PromptMix
 
 logger = logging.getLogger(__name__)
 
@@ -45,12 +46,13 @@ def run_steps(
     average = {name: p.detach().clone() for name, p in names.items()}
     done = _resume(folder / "checkpoints", names, average, optimizer, accelerator)
     wrapped, optimizer = accelerator.prepare(step_module, optimizer)
-    epochs = -(-optim.steps // optim.steps_per_epoch)
+    # both rounded up: the last epoch may be a short one, and once done it is not to be taken again
+    epochs, begun = -(-optim.steps // optim.steps_per_epoch), -(-done // optim.steps_per_epoch)
     main = accelerator.is_main_process
     settings = StageSettings(batch_size=1, slices_per_epoch=optim.steps_per_epoch)
-    log = TrainingLog(folder / "logs", STAGE, done // optim.steps_per_epoch, enabled=main)
-    with log, EpochBar(STAGE, epochs, done // optim.steps_per_epoch, main) as bar:
-        for epoch in range(done // optim.steps_per_epoch, epochs):
+    log = TrainingLog(folder / "logs", STAGE, begun, enabled=main)
+    with log, EpochBar(STAGE, epochs, begun, main) as bar:
+        for epoch in range(begun, epochs):
             started, first = time.monotonic(), epoch * optim.steps_per_epoch
             last = min(optim.steps, first + optim.steps_per_epoch)
             total: dict[str, list[float]] = {}
@@ -93,6 +95,12 @@ def size_at(config: PretrainConfig, step: int) -> int:
     return int(chance.choice(config.optim.sizes, p=shares / shares.sum()))
 
 
+def mix_at(config: PretrainConfig, step: int) -> PromptMix:
+    """The prompts of a step: `by_area_late` takes the place of `by_area` towards the end."""
+    mix = config.prompts
+    return mix.model_copy(update={"by_area": mix.by_area_late}) if step >= mix.late * config.optim.steps else mix
+
+
 def step_generator(config: PretrainConfig, step: int, process: int, device: torch.device) -> Generator:
     """The generator of one step: the same images and prompts whenever this step is taken."""
     number = (config.compute.seed * 1_000_003 + step) * 1_009 + process
@@ -105,7 +113,7 @@ def _one_step(
     optim = config.optim
     generator = step_generator(config, step, accelerator.process_index, accelerator.device)
     size = size_at(config, step)
-    batch = draw_batch(generator, optim.images_at(size), size, config.scene, config.prompts, config.loss.rounds)
+    batch = draw_batch(generator, optim.images_at(size), size, config.scene, mix_at(config, step), config.loss.rounds)
     share = min(1.0, max(0.0, step / optim.balanced - 0.2)) if optim.balanced else 1.0
     for group in optimizer.param_groups:
         group["lr"] = rate_at(optim, step)

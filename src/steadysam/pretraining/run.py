@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+import csv
 from pathlib import Path
 
 from steadysam.backbones import BACKBONES
@@ -13,7 +13,8 @@ from steadysam.errors import ConfigError
 from steadysam.files import write_json
 from steadysam.pretraining.config import PretrainConfig
 from steadysam.pretraining.export import export
-from steadysam.pretraining.loop import run_steps
+from steadysam.pretraining.loop import STAGE, run_steps
+from steadysam.pretraining.meter import speed_record
 from steadysam.pretraining.step import PretrainStep
 from steadysam.runs import versions
 from steadysam.training import computing, open_folder
@@ -40,15 +41,26 @@ def pretrain(config: PretrainConfig, folder: str | Path, *, resume: bool = False
         accelerator.wait_for_everyone()
         step = PretrainStep(backbone, config.loss, BACKBONES[config.model.name].norm)
         step.train()
-        started = time.monotonic()
         average = run_steps(step, config, accelerator, folder)
         if accelerator.is_main_process:
             digest = export(backbone, average, folder / WEIGHTS)
             record = {"kind": "pretraining", "status": "finished", "weights_sha256": digest, "versions": versions()}
-            record |= {"seconds_of_last_session": round(time.monotonic() - started, 1)}
+            images, seconds = cost(folder)
+            record |= {"images": images, "seconds": seconds, "speed": speed_record(step, config, accelerator, seconds)}
             write_json(folder / "run.json", record)
         accelerator.wait_for_everyone()
     return folder / WEIGHTS
+
+
+def cost(folder: Path) -> tuple[float, float]:
+    """Images drawn and seconds spent in all sessions of a run, from its logs."""
+    images = [float(row["train_images"]) for row in _rows(folder / "logs" / f"{STAGE}-metrics.csv")]
+    seconds = [float(row["seconds"]) for row in _rows(folder / "logs" / f"{STAGE}-timing.csv")]
+    return images[-1] if images else 0.0, round(sum(seconds), 1)
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(path.read_text("utf-8").splitlines())) if path.is_file() else []
 
 
 def start_backbone(config: PretrainConfig) -> ConvBackbone:
