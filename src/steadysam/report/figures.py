@@ -125,12 +125,14 @@ def curves(
     ylabel: str,
     title: str = "",
     bands: Mapping[str, Sequence[tuple[float, float]]] | None = None,
+    log_x: bool = False,
 ) -> bytes:
     """Lines through `(x, y)` points as PNG, for noise curves and training curves.
 
     Args:
         series: name -> points; lines differ by colour, dash and marker.
         bands: name -> `(low, high)` at the same x, drawn as a pale band.
+        log_x: x grows by factors; every x must be above 0.
     """
     from matplotlib.figure import Figure
 
@@ -143,6 +145,8 @@ def curves(
         if bands and name in bands:
             low, high = np.array(bands[name], float).reshape(-1, 2).T
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    if log_x:
+        axes.set_xscale("log")
     _plain_axes(axes, xlabel, ylabel, title)
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)
