@@ -17,7 +17,7 @@ from steadysam.interactive import to_slice
 from steadysam.methods.slicewise import ask, encode_stack, encoder_key, only_slices
 from steadysam.prompts.files import check_image, require_points
 from steadysam.runs import Run
-from steadysam.segmenting import with_boxes
+from steadysam.segmenting import boxes_inside, with_boxes
 from steadysam.types import Mask, Prompts, SlicePoints, Volume, put_slices
 
 _SURE = 10.0  # logit of a mask prompt
@@ -73,17 +73,22 @@ def segment_clicks(
         )
     backbone: Backbone = run.model.backbone  # pyright: ignore
     stack = prepare_stack(volume, run.preprocess)
+    prompts = boxes_inside(prompts, volume.grid, outside)
     given = with_boxes(slice_points(prompts, volume.grid, outside), slice_boxes_xyxy(prompts, volume.grid))
     rough = None if prior is None else fit_masks(prior.array, volume.grid, stack.frame)
     asked = [
         t for t, p in enumerate(given) if len(p) or p.box is not None or (rough is not None and bool(rough[t].any()))
     ]
+    if not asked:
+        raise InputError("PROMPT_NONE", "no prompt lies inside the image", fix="place one on the image")
     embeddings = encode_stack(backbone, only_slices(stack, asked), cache or EmbeddingCache(), encoder_key(backbone))
     points = to_model_points(given, stack.frame)
     logits = None
     if rough is not None:
         signed = torch.from_numpy(rough[asked].astype(np.float32) * 2 - 1)[:, None] * _SURE
-        logits = F.interpolate(signed, (backbone.mask_size,) * 2, mode="bilinear", align_corners=False, antialias=True)
+        full = F.interpolate(signed, (backbone.mask_size,) * 2, mode="bilinear", align_corners=False, antialias=True)
+        # "nothing is here" would be a prompt as well: slices without a rough mask are given none
+        logits = [mask if rough[t].any() else None for t, mask in zip(asked, full, strict=True)]
     answers = ask(backbone, embeddings, [points[t] for t in asked], logits)
     shown = (to_slice(answers.logits, stack.frame) > 0).numpy()
     count = shown.shape[1]

@@ -146,6 +146,12 @@ def box_corners_voxel(box: Box, grid: Grid) -> NDArray[np.float64]:
     return np.stack([ijk.min(axis=0), ijk.max(axis=0)])
 
 
+def box_is_outside(box: Box, grid: Grid) -> bool:
+    """Whether no part of a box lies inside the volume's outer voxel borders."""
+    low, high = box_corners_voxel(box, grid)
+    return bool((low > np.array(grid.shape) - 0.5).any() or (high < -0.5).any())
+
+
 def slice_boxes_xyxy(prompts: Prompts, grid: Grid) -> tuple[NDArray[np.float32], ...]:
     """(B, 4) boxes xyxy in slice pixels for every slice that the boxes cross, clipped to the slice."""
     x_axis, y_axis = grid.plane_axes

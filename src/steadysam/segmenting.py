@@ -13,10 +13,17 @@ from steadysam.audit import decisions_to_slice
 from steadysam.data.slices import prepare_stack, unfit_masks
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import InputError, OutputError
-from steadysam.geometry import Outside, slice_boxes_xyxy, slice_points, to_model_points, to_slice_points
+from steadysam.geometry import (
+    Outside,
+    box_is_outside,
+    slice_boxes_xyxy,
+    slice_points,
+    to_model_points,
+    to_slice_points,
+)
 from steadysam.prompts.files import check_image, require_points
 from steadysam.runs import Run
-from steadysam.types import Decision, Frame, Mask, Prompts, SlicePoints, Volume
+from steadysam.types import Decision, Frame, Grid, Mask, Prompts, SlicePoints, Volume
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,7 +75,7 @@ def segment(
     stack = prepare_stack(volume, run.preprocess)
     given = slice_points(prompts, volume.grid, outside)
     if takes_boxes:
-        given = with_boxes(given, slice_boxes_xyxy(prompts, volume.grid))
+        given = with_boxes(given, slice_boxes_xyxy(boxes_inside(prompts, volume.grid, outside), volume.grid))
     points = to_model_points(given, stack.frame)
     found = run.method.segment(run.model, run.settings, stack, points, cache or EmbeddingCache())
     if not np.isfinite(found.probability).all():
@@ -78,6 +85,24 @@ def segment(
     back = to_slice_points(found.points, stack.frame)
     notes = {"foreground_voxels": int(mask.array.sum()), **found.notes}
     return Result(mask, decisions, back, found.probability, found.saliency, stack.frame, notes)
+
+
+def boxes_inside(prompts: Prompts, grid: Grid, outside: Outside) -> Prompts:
+    """The prompts without boxes that lie wholly outside the volume; to move one to the border would leave nothing.
+
+    Raises:
+        InputError: `PROMPT_OUTSIDE`, there is one, and `outside` is `error`.
+    """
+    beyond = {box.id for box in prompts.boxes if box_is_outside(box, grid)}
+    if beyond and outside == "error":
+        raise InputError(
+            "PROMPT_OUTSIDE",
+            f"{len(beyond)} of {len(prompts.boxes)} boxes lie outside the volume",
+            seen=", ".join(sorted(beyond)),
+            expected=f"voxel indices from 0 to {[n - 1 for n in grid.shape]}",
+            fix="correct the box, or pass --outside drop",
+        )
+    return replace(prompts, boxes=tuple(box for box in prompts.boxes if box.id not in beyond))
 
 
 def with_boxes(points: Sequence[SlicePoints], boxes: Sequence[NDArray[np.float32]]) -> tuple[SlicePoints, ...]:
@@ -105,10 +130,12 @@ def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints], tak
         for point in prompts.points
         if point.id not in seen
     ]
-    crossed = slice_boxes_xyxy(prompts, volume.grid) if prompts.boxes else ()
     for box in prompts.boxes:
+        crossed = slice_boxes_xyxy(Prompts(boxes=(box,)), volume.grid)
         first = next((t for t, boxes in enumerate(crossed) if len(boxes)), -1)
-        if takes_boxes and first >= 0:
+        if takes_boxes and box_is_outside(box, volume.grid):
+            rows.append(Decision(box.id, -1, -1, "ignored", "outside the volume: dropped as asked"))
+        elif takes_boxes:
             rows.append(Decision(box.id, first, first, "accepted", "not checked: this method obeys every prompt"))
         else:
             rows.append(Decision(box.id, first, first, "ignored", "a box: this method takes points only"))

@@ -52,8 +52,8 @@ def predict(
     prompts
         Prompt file, or folder of prompt files named like the cases.
     model
-        Run folder written by train; or a row of `steadysam models list` with weights, such as steadysam-tiny, to
-        segment without any training.
+        Run folder written by train; or a row of `steadysam models list` with weights, such as steadysam-tiny, or a
+        weights file, to segment without any training.
     output
         Folder to write.
     device
@@ -82,7 +82,8 @@ def predict(
     from steadysam.training import computing
 
     overrides: dict[str, Any] = apply_settings({}, settings)
-    run = zero_shot_run(model, device, **overrides) if model in BACKBONES else load_run(model, device, **overrides)
+    untrained = model in BACKBONES or Path(model).is_file()
+    run = zero_shot_run(model, device, **overrides) if untrained else load_run(model, device, **overrides)
     axis = slice_axis if slice_axis is not None else run.record["data"].get("slice_axis")
     options = PredictOptions(axis, outside, channel, overrides)
     compute = run.config.compute.model_copy(update={"device": str(run.device), "threads": threads, "precision": "no"})

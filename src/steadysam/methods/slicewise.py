@@ -97,7 +97,7 @@ def ask(
     backbone: Backbone,
     embeddings: Tensor,
     points: Sequence[SlicePoints],
-    masks: Tensor | None = None,
+    masks: Tensor | Sequence[Tensor | None] | None = None,
     choice: Literal["auto", "single", "best"] = "auto",
 ) -> Answers:
     """Three masks where the prompt is one click, which may mean a part or the whole; else the one for clear prompts.
@@ -108,19 +108,22 @@ def ask(
     Args:
         embeddings: (B, C, h, h).
         points: B rows of points and boxes in model pixels.
-        masks: (B, 1, m, m) logits of an earlier answer, or None; rows that have one are clear.
+        masks: (B, 1, m, m) logits of an earlier answer, or None, for all rows or row by row; rows that have one are
+            clear.
         choice: `single` asks for the one mask, `best` for three, whatever the prompts.
     """
     device = next(backbone.mask_decoder.parameters()).device
-    clear = [len(row) > 1 or row.box is not None or masks is not None for row in points]
+    rough: list[Tensor | None] = [None] * len(points) if masks is None else list(masks)
+    clear = [len(p) > 1 or p.box is not None or mask is not None for p, mask in zip(points, rough, strict=True)]
     if choice != "auto":
         clear = [choice == "single"] * len(points)
     found: dict[int, tuple[Tensor, Tensor]] = {}
-    for single in (True, False):
-        rows = [row for row, is_clear in enumerate(clear) if is_clear == single]
+    for single, with_mask in ((True, True), (True, False), (False, True), (False, False)):
+        rows = [row for row, mask in enumerate(rough) if (clear[row], mask is not None) == (single, with_mask)]
         for start in range(0, len(rows), _ROWS):
             part = rows[start : start + _ROWS]
-            prior = None if masks is None else masks[part].to(device)
+            given = [mask for row in part if (mask := rough[row]) is not None]
+            prior = torch.stack(given).to(device) if given else None
             chosen = embeddings[part].to(device).float()
             logits, iou = backbone.decode_full(chosen, [points[r] for r in part], masks=prior, multimask=not single)
             order = iou.argsort(1, descending=True)
