@@ -204,7 +204,7 @@ def test_inference_settings_of_load_run(toy_run, run):
     """Switches that act at inference change what is kept; the run's own settings stay as they were."""
     grid = GRIDS["plain"]
     volume, prompts = make_volume(grid), some_prompts(grid)
-    strict = segment(load_run(toy_run, "cpu", tau=0.999, empty="empty_mask"), volume, prompts)
+    strict = segment(load_run(toy_run, "cpu", tau=1.0, empty="empty_mask"), volume, prompts)
     assert not strict.mask.array.any()
     assert all(d.verdict == "rejected" for d in strict.decisions)
     assert strict.notes["empty_consensus_slices"] == list(range(grid.depth))

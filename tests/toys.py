@@ -13,11 +13,11 @@ from steadysam.geometry import slice_to_ras
 from steadysam.training import train
 from steadysam.types import Grid, Point, Prompts, Volume
 
-STAGE = {"epochs": 12, "batch_size": 5, "learning_rate": 3e-3}
+STAGE = {"epochs": 24, "batch_size": 5, "learning_rate": 5e-3}
 
 
 def toy_run_values(dataset: Path, **method: Any) -> dict[str, Any]:
-    """The configuration of a run that trains for about three seconds and has learnt something then."""
+    """The configuration of a run that trains for a few seconds and has learnt something then."""
     return {
         "data": {"dataset": str(dataset), "label": "blob"},
         "preprocess": {"size": 32},
