@@ -203,7 +203,7 @@ def test_positions_follow_the_formula_of_sam():
     from transformers import SamVisionConfig
     from transformers.models.sam.modeling_sam import SamPositionalEmbedding
 
-    config = SamVisionConfig(num_pos_feats=16, scale=1.0)
+    config = SamVisionConfig(num_pos_feats=16)
     theirs, ours = SamPositionalEmbedding(config), FourierPositions(32)
     ours.positional_embedding.copy_(theirs.positional_embedding)
     places = torch.rand(5, 7, 2, generator=torch.Generator().manual_seed(0))

@@ -124,9 +124,8 @@ def test_log_uniform_is_uniform_in_the_logarithm():
 def test_clicks_lie_inside_and_interior_ones_deeper():
     masks = some_masks()
     assert len(masks) > 15
-    depth = torch.from_numpy(
-        np.stack([ndimage.distance_transform_edt(m) for m in np.pad(masks, ((0, 0), (1, 1), (1, 1)))])
-    )
+    padded = np.pad(masks.numpy(), ((0, 0), (1, 1), (1, 1)))
+    depth = torch.from_numpy(np.array([ndimage.distance_transform_edt(mask) for mask in padded]))
     means = {}
     for interior in (False, True):
         xy = draw_clicks(generator(3), masks, 40, torch.full((len(masks),), interior))
