@@ -10,10 +10,12 @@ import argparse
 import csv
 from pathlib import Path
 
-from steadysam.backbones import BACKBONES
+from steadysam.backbones import BACKBONES, build_backbone
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.files import read_json, sha256_file, write_text
+from steadysam.pretraining.score import held_out_score
 from steadysam.report.table import shown, to_markdown
+from steadysam.synthetic.config import SceneConfig
 
 HERE = Path(__file__).parent
 ROW = "steadysam-tiny"
@@ -43,6 +45,7 @@ def facts(run: Path, weights: Path) -> dict[str, str]:
         "held_out_one": shown(float(log[-1]["val_one"]), 3),
         "held_out_three": shown(float(log[-1]["val_three"]), 3),
         "held_out_box": shown(float(log[-1]["val_box"]), 3),
+        "blind": shown(held_out_score(build_backbone(ROW, 128), SceneConfig(), 128, "spd")["one_other_image"], 3),
     }
 
 

@@ -34,9 +34,10 @@ class Row:
 
 @dataclass(frozen=True, eq=False)
 class PretrainBatch:
-    """Images (M, 3, S, S) in [0, 1] and rows of prompts."""
+    """Images (M, 3, S, S) in [0, 1], their labels (M, S, S) int64, and rows of prompts."""
 
     images: Tensor
+    labels: Tensor
     rows: tuple[Row, ...]
 
 
@@ -59,7 +60,7 @@ def draw_batch(
         first(generator, targets.masks[0], targets.elsewhere[0], mix, turns),
         second(generator, targets.masks[1], targets.elsewhere[1], mix, 0),
     )
-    return PretrainBatch(pictures, rows)
+    return PretrainBatch(pictures, scenes.labels, rows)
 
 
 def _clicked(generator: Generator, mask: Tensor, elsewhere: Tensor, mix: PromptMix, rounds: int) -> Row:

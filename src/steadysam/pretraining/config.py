@@ -62,11 +62,16 @@ class OptimConfig(FrozenConfig):
 
 
 class LossConfig(FrozenConfig):
-    """Weights of the terms (SAM's 20 focal + 1 Dice + 1 IoU), and the most rounds of prompting of a row."""
+    """Weights of the terms (SAM's 20 focal + 1 Dice + 1 IoU), and the most rounds of prompting of a row.
+
+    `affinity` teaches the embedding itself which pixels belong together, so that the decoder finds regions in it from
+    the start; without it a network from random weights first learns to draw blobs around clicks without looking.
+    """
 
     focal: float = Field(default=20.0, ge=0)
     dice: float = Field(default=1.0, ge=0)
     iou: float = Field(default=1.0, ge=0)
+    affinity: float = Field(default=1.0, ge=0)
     rounds: int = Field(default=3, ge=1)
 
 

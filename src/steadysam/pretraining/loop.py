@@ -21,7 +21,6 @@ from steadysam.pretraining.config import OptimConfig, PretrainConfig
 from steadysam.pretraining.export import export
 from steadysam.pretraining.score import averaged, held_out_score
 from steadysam.pretraining.step import PretrainStep, model_of
-from steadysam.synthetic.config import PromptMix
 
 logger = logging.getLogger(__name__)
 
@@ -95,12 +94,6 @@ def size_at(config: PretrainConfig, step: int) -> int:
     return int(chance.choice(config.optim.sizes, p=shares / shares.sum()))
 
 
-def mix_at(config: PretrainConfig, step: int) -> PromptMix:
-    """The prompts of a step: `by_area_late` takes the place of `by_area` towards the end."""
-    mix = config.prompts
-    return mix.model_copy(update={"by_area": mix.by_area_late}) if step >= mix.late * config.optim.steps else mix
-
-
 def step_generator(config: PretrainConfig, step: int, process: int, device: torch.device) -> Generator:
     """The generator of one step: the same images and prompts whenever this step is taken."""
     number = (config.compute.seed * 1_000_003 + step) * 1_009 + process
@@ -113,7 +106,7 @@ def _one_step(
     optim = config.optim
     generator = step_generator(config, step, accelerator.process_index, accelerator.device)
     size = size_at(config, step)
-    batch = draw_batch(generator, optim.images_at(size), size, config.scene, mix_at(config, step), config.loss.rounds)
+    batch = draw_batch(generator, optim.images_at(size), size, config.scene, config.prompts, config.loss.rounds)
     share = min(1.0, max(0.0, step / optim.balanced - 0.2)) if optim.balanced else 1.0
     for group in optimizer.param_groups:
         group["lr"] = rate_at(optim, step)

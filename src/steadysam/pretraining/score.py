@@ -27,8 +27,9 @@ def held_out_score(
 ) -> dict[str, float]:
     """Mean Dice after one and three clicks and with a box on `images` held-out images of one object each.
 
-    Besides: `best_of_three`, the Dice of the best of the three masks, and `iou_error`, the mean absolute error of the
-    IoU that the model predicts for the mask it trusts most.
+    Besides: `best_of_three`, the Dice of the best of the three masks; `iou_error`, the mean absolute error of the IoU
+    that the model predicts for the mask it trusts most; and `one_other_image`, the Dice after one click when the model
+    is shown another image: what the click's place alone is worth.
     """
     device = next(backbone.parameters()).device
     rows: dict[str, list[float]] = {}
@@ -39,11 +40,20 @@ def held_out_score(
         generator = Generator().manual_seed(_HELD_OUT + start)
         scenes = draw_scenes(generator, min(16, images - start), scene.model_copy(update={"depth": 1}), size)
         pictures = render(generator, scenes, scene)
-        truths = draw_targets(generator, scenes, (0.8,)).masks[0].numpy()
+        truths = draw_targets(generator, scenes, (0.5,)).masks[0].numpy()
         keep = [i for i, truth in enumerate(truths) if truth.any()]
         embeddings = backbone.encode(normalise(pictures[keep], norm).to(device))  # pyright: ignore
         rounds = simulate_user(backbone, embeddings, [truths[i] for i in keep], frame, np.random.default_rng(start))
-        values = {"one": rounds.one, "three": rounds.three, "box": rounds.box, "best_of_three": rounds.oracle}
+        other = simulate_user(
+            backbone, embeddings.roll(1, 0), [truths[i] for i in keep], frame, np.random.default_rng(start)
+        )
+        values = {
+            "one": rounds.one,
+            "one_other_image": other.one,
+            "three": rounds.three,
+            "box": rounds.box,
+            "best_of_three": rounds.oracle,
+        }
         values["iou_error"] = np.abs(rounds.predicted_iou - rounds.one / (2 - rounds.one))
         for name, numbers in values.items():
             rows.setdefault(name, []).extend(numbers.tolist())

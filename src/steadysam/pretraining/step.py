@@ -37,6 +37,9 @@ class PretrainStep(nn.Module):
                 terms.setdefault(name, []).append(value)
         means = {name: torch.stack(values).mean() for name, values in terms.items()}
         weighted = means["mask"] + self.config.iou * means["iou"]
+        if self.config.affinity:
+            means["affinity"] = affinity_loss(embeddings, batch.labels, generator)
+            weighted = weighted + self.config.affinity * means["affinity"]
         return {"loss": weighted, **means}
 
     def _rounds(self, embeddings: Tensor, row: Row, generator: Generator, share: float) -> Any:
@@ -59,6 +62,28 @@ class PretrainStep(nn.Module):
                 xy, positive = _correct(generator, xy, positive, answer.detach(), row.target)
                 keep = bool(happens(generator, 0.7, 1).item())
                 prior = answer.detach() if keep else None
+
+
+def affinity_loss(embeddings: Tensor, labels: Tensor, generator: Generator, count: int = 128) -> Tensor:
+    """Do two cells carry the same label? Balanced cross-entropy on the cosine of half of the embedding's channels.
+
+    Args:
+        embeddings: (M, C, h, h).
+        labels: (M, S, S) int64, S = 4h.
+        count: cells drawn per image; all pairs among them are asked.
+    """
+    grid = embeddings.shape[-1]
+    step = labels.shape[-1] // grid
+    cells = labels[:, step // 2 :: step, step // 2 :: step].flatten(1)
+    index = torch.randint(grid * grid, (len(labels), count), generator=generator, device=labels.device)
+    code = embeddings[:, : embeddings.shape[1] // 2].flatten(2).float()
+    code = F.normalize(code.gather(2, index[:, None].expand(-1, code.shape[1], -1)), dim=1)
+    drawn = cells.gather(1, index)
+    same = (drawn[:, :, None] == drawn[:, None]).float()
+    logits = 8.0 * (torch.einsum("mci,mcj->mij", code, code) - 0.5)
+    entropy = F.binary_cross_entropy_with_logits(logits, same, reduction="none")
+    share = same.mean((1, 2), keepdim=True).clamp(0.02, 0.98)
+    return (entropy * torch.where(same > 0, 0.5 / share, 0.5 / (1 - share))).mean()
 
 
 def row_losses(

@@ -42,13 +42,10 @@ class PromptMix(FrozenConfig):
         wrong: share of rows in which one click lies beside the target.
         neighbour: share of rows whose clicks come from the object's mask on another slice of the slab.
         by_area: share of first rows, those that begin with one click, whose target is drawn in proportion to its area.
-        by_area_late, late: another share for what comes after this share of all steps; 1 means never.
     """
 
     boxes: float = Field(default=0.25, ge=0, le=1)
     interior: float = Field(default=0.7, ge=0, le=1)
     wrong: float = Field(default=0.1, ge=0, le=1)
     neighbour: float = Field(default=0.1, ge=0, le=1)
-    by_area: float = Field(default=0.8, ge=0, le=1)
-    by_area_late: float = Field(default=0.35, ge=0, le=1)
-    late: float = Field(default=1.0, ge=0, le=1)
+    by_area: float = Field(default=0.5, ge=0, le=1)

@@ -20,27 +20,41 @@ class ResidualBlock(nn.Module):
         self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm2 = nn.GroupNorm(_GROUPS, channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1)
+        nn.init.zeros_(self.conv2.weight)  # a fresh block is the identity
+        nn.init.zeros_(self.conv2.bias)  # pyright: ignore[reportArgumentType]
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.conv1(F.relu(self.norm1(x)))
         return x + self.conv2(F.relu(self.norm2(y)))
 
 
+class Down(nn.Module):
+    """(B, fine, H, W) -> (B, coarse, H / 2, W / 2), rounded up: norm, ReLU, strided conv 3x3.
+
+    The norm matters: a sum of residuals grows from block to block, and without it each level would multiply that growth
+    until the finest details are lost beside it.
+    """
+
+    def __init__(self, fine: int, coarse: int) -> None:
+        super().__init__()
+        self.norm = nn.GroupNorm(_GROUPS, fine)
+        self.conv = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.conv(F.relu(self.norm(x)))
+
+
 class Join(nn.Module):
-    """Coarse (B, a, h, w) and skip (B, b, H, W) -> (B, b, H, W): 1x1 convolution, bilinear to the skip's size, sum."""
+    """Coarse (B, a, h, w) and skip (B, b, H, W) -> (B, b, H, W): norm, ReLU, conv 1x1, bilinear to the skip, sum."""
 
     def __init__(self, coarse: int, skip: int) -> None:
         super().__init__()
+        self.norm = nn.GroupNorm(_GROUPS, coarse)
         self.project = nn.Conv2d(coarse, skip, 1)
 
     def forward(self, coarse: Tensor, skip: Tensor) -> Tensor:
-        grown = F.interpolate(self.project(coarse), skip.shape[-2:], mode="bilinear", align_corners=False)
-        return skip + grown
-
-
-def down(fine: int, coarse: int) -> nn.Conv2d:
-    """(B, fine, H, W) -> (B, coarse, H / 2, W / 2), rounded up."""
-    return nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+        projected = self.project(F.relu(self.norm(coarse)))
+        return skip + F.interpolate(projected, skip.shape[-2:], mode="bilinear", align_corners=False)
 
 
 def blocks(channels: int, count: int) -> nn.Sequential:

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from steadysam.backbones.conv.positions import FourierPositions
 
+POSITIVE_SPOT, NEGATIVE_SPOT, BOX, PRIOR = 0, 1, 4, 5  # of the maps: narrow spots, the filled box, the earlier mask
 _SPOTS = (1.0, 4.0)  # standard deviations of a point's spots, in cells of the embedding
 _NEGATIVE, _POSITIVE, _FIRST_CORNER, _SECOND_CORNER, _NOTHING = range(5)
 
@@ -35,6 +36,9 @@ class ConvPromptEncoder(nn.Module):
         maps = 2 * len(_SPOTS) + 1 + 2
         self.dense1 = nn.Conv2d(maps, channels // 2, 3, padding=1)
         self.dense2 = nn.Conv2d(channels // 2, channels, 3, padding=1)
+        self.direct = nn.Conv2d(maps, channels, 1, bias=False)
+        with torch.no_grad():  # the maps themselves, one channel each: `PromptPooling` starts from them
+            self.direct.weight.copy_(torch.eye(channels, maps)[..., None, None])
 
     def forward(
         self, xy: Tensor, positive: Tensor, boxes: Tensor | None, masks: Tensor | None, image_size: int, grid: int
@@ -61,7 +65,7 @@ class ConvPromptEncoder(nn.Module):
             tokens.append(corners + self.kinds.weight[_FIRST_CORNER : _SECOND_CORNER + 1])
         filled = _filled(boxes, len(xy), image_size, grid, xy.device)
         maps = torch.cat([_spots(unit, positive, grid), filled, _prior(masks, xy, grid)], 1)
-        dense = self.dense2(F.relu(self.dense1(maps)))
+        dense = self.direct(maps) + self.dense2(F.relu(self.dense1(maps)))
         return torch.cat(tokens, 1), dense
 
 
