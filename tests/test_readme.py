@@ -52,7 +52,7 @@ def finished(workplace) -> Path:
 
 
 def test_the_commands_give_what_the_text_promises(finished):
-    assert [words[0] for words in commands()] == ["prompts", "train", "predict", "evaluate"]
+    assert [words[0] for words in commands()] == ["segment-click", "prompts", "train", "predict", "evaluate"]
     names = {path.name for path in (finished / "out").iterdir()}
     case = "phantom_501"
     assert {f"{case}.nii.gz", f"{case}.audit.json", f"{case}.audit.mrk.json", "run.json"} <= names
@@ -64,7 +64,8 @@ def test_the_python_runs(finished, monkeypatch, capsys):
     assert len(blocks("python")) == 2
     for block in blocks("python"):
         names: dict = {}
-        block = block.replace('"sam-tiny"', '"sam-test"').replace('"size": 128', '"size": 32')  # seconds, not minutes
+        # seconds, not minutes
+        block = block.replace('"steadysam-tiny"', '"sam-test"').replace('"size": 128', '"size": 32')
         exec(compile(block, "README.md", "exec"), names)  # noqa: S102 (our own page, not input)
         if "result" in names:
             volume, result, n = names["volume"], names["result"], len(names["prompts"].points)
