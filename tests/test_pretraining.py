@@ -18,12 +18,12 @@ from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.backbones.fingerprint import fingerprint
 from steadysam.errors import ConfigError, OutputError, SteadyError
 from steadysam.files import read_json, sha256_file
-from steadysam.pretraining import draws, loop, run
+from steadysam.pretraining import loop, run
 from steadysam.pretraining.batch import Row, draw_batch
 from steadysam.pretraining.config import LossConfig, PretrainConfig, make_pretrain_config
 from steadysam.pretraining.run import pretrain, start_backbone
 from steadysam.pretraining.score import averaged, held_out_score
-from steadysam.pretraining.step import PretrainStep, correct, row_losses
+from steadysam.pretraining.step import PretrainStep, _correct, row_losses
 from steadysam.synthetic.config import PromptMix, SceneConfig
 from toys import leftovers, steadysam
 
@@ -32,7 +32,7 @@ VALUES = {
     "scene": {"depth": 2, "objects": 4, "regions": 3},
     "optim": {
         **{"steps": 5, "steps_per_epoch": 2, "sizes": [32, 64], "shares": [0.5, 0.5], "images": 4},
-        **{"warmup": 2, "rate": 1e-3, "balanced": 4, "quality_steps": 3},
+        **{"warmup": 2, "rate": 1e-3, "balanced": 4},
     },
     "loss": {"rounds": 2},
     "compute": {"device": "cpu", "threads": 1},
@@ -47,7 +47,6 @@ def config_of(**changed: Any) -> PretrainConfig:
 def quicker(patch: pytest.MonkeyPatch) -> None:
     """The score of an epoch is of 4 images instead of 96, and the machine's speed is not measured."""
     patch.setattr(loop, "held_out_score", lambda *arguments: held_out_score(*arguments, images=4))
-    patch.setattr(run, "held_out_score", lambda *arguments, images: held_out_score(*arguments, images=4))
     patch.setattr(run, "speed_record", lambda *arguments: {}, raising=False)
 
 
@@ -92,7 +91,7 @@ def test_a_run_leaves_configuration_record_logs_snapshots_and_weights(whole: Pat
     for name in ("one", "three", "box", "best_of_three"):
         assert all(0 <= float(row[f"val_{name}"]) <= 1 for row in rows)
     assert all(np.isfinite(float(row[f"train_{name}"])) for row in rows for name in ("loss", "mask", "iou"))
-    images = [sum(config_of().optim.images_at(draws.size_at(config_of(), s)) for s in range(n)) for n in (2, 4, 5)]
+    images = [sum(config_of().optim.images_at(loop.size_at(config_of(), s)) for s in range(n)) for n in (2, 4, 5)]
     assert [float(row["train_images"]) for row in rows] == images
     # the number of epochs doubles: after the first and the second, and not after the third
     expected = [f"{count:09d}.safetensors" for count in images[:2]]
@@ -220,19 +219,19 @@ def test_the_rate_rises_stays_and_falls():
     """Of 100 steps 10 warm up and the last 20 fall to zero."""
     optim = config_of(optim={"steps": 100, "warmup": 10, "decay": 0.2, "rate": 2.0}).optim
     by_hand = {0: 0.2, 4: 1.0, 9: 2.0, 10: 2.0, 50: 2.0, 80: 2.0, 85: 1.5, 90: 1.0, 99: 0.1}
-    assert {step: draws.rate_at(optim, step) for step in by_hand} == pytest.approx(by_hand)
+    assert {step: loop.rate_at(optim, step) for step in by_hand} == pytest.approx(by_hand)
     flat = config_of(optim={"steps": 100, "warmup": 0, "decay": 0, "rate": 2.0}).optim
-    assert {draws.rate_at(flat, step) for step in range(100)} == {2.0}
+    assert {loop.rate_at(flat, step) for step in range(100)} == {2.0}
 
 
 def test_sizes_follow_their_shares_and_depend_on_seed_and_step_only():
     config = config_of(optim={"sizes": [32, 64, 96], "shares": [3, 1, 0]})
-    sizes = [draws.size_at(config, step) for step in range(2000)]
-    assert sizes == [draws.size_at(config, step) for step in range(2000)]
+    sizes = [loop.size_at(config, step) for step in range(2000)]
+    assert sizes == [loop.size_at(config, step) for step in range(2000)]
     assert sizes.count(32) / 2000 == pytest.approx(0.75, abs=0.03)
     assert sizes.count(96) == 0
     other = config.model_copy(update={"compute": config.compute.model_copy(update={"seed": 1})})
-    assert [draws.size_at(other, step) for step in range(2000)] != sizes
+    assert [loop.size_at(other, step) for step in range(2000)] != sizes
 
 
 def test_large_images_come_in_proportionally_smaller_batches():
@@ -242,11 +241,9 @@ def test_large_images_come_in_proportionally_smaller_batches():
 
 def test_every_step_process_and_seed_draws_numbers_of_its_own():
     config = config_of()
-    seeds = {
-        draws.step_generator(config, s, p, torch.device("cpu")).initial_seed() for s in range(50) for p in range(4)
-    }
+    seeds = {loop.step_generator(config, s, p, torch.device("cpu")).initial_seed() for s in range(50) for p in range(4)}
     assert len(seeds) == 200
-    again = draws.step_generator(config, 7, 1, torch.device("cpu")).initial_seed()
+    again = loop.step_generator(config, 7, 1, torch.device("cpu")).initial_seed()
     assert again in seeds
 
 
@@ -322,17 +319,6 @@ def test_an_absent_object_teaches_the_iou_only():
     assert float(nobody[0]) == float(nobody[2]) == 0
 
 
-def test_the_quality_head_learns_alone(whole, tmp_path):
-    """The last stage changes the head that judges masks, and nothing else; without it SAM's own head answers."""
-    plain = pretrain(config_of(optim={"quality_steps": 0}), tmp_path / "plain")
-    judged, unjudged = build_backbone(whole / "model.safetensors", 64), build_backbone(plain, 64)
-    states = judged.state_dict(), unjudged.state_dict()
-    changed = {name for name in states[0] if not torch.equal(states[0][name], states[1][name])}
-    assert changed
-    assert all(name.startswith(("mask_decoder.quality.", "mask_decoder.judged")) for name in changed)
-    assert (float(judged.mask_decoder.judged), float(unjudged.mask_decoder.judged)) == (1.0, 0.0)
-
-
 def test_corrections_go_into_the_larger_mistake():
     """Missed: 6 x 9 pixels; marked wrongly: 2 x 2. Then the other way round, no mistake, and nothing at all."""
     target = torch.zeros(4, 16, 16, dtype=torch.bool)
@@ -344,7 +330,7 @@ def test_corrections_go_into_the_larger_mistake():
     answer[2] = (target[2].float() * 2 - 1) * 5
     xy, positive = torch.zeros(4, 1, 2), torch.zeros(4, 1, dtype=torch.bool)
     for seed in range(5):
-        moved, sign = correct(Generator().manual_seed(seed), xy, positive, answer, target)
+        moved, sign = _correct(Generator().manual_seed(seed), xy, positive, answer, target)
         assert moved.shape == (4, 2, 2)
         assert torch.equal(moved[:, :1], xy)
         assert sign[:, 1].tolist() == [True, False, True, True]
@@ -374,8 +360,7 @@ def test_a_step_learns_what_it_is_shown():
         seen.append(loss)
     assert np.mean(seen[-3:]) < 0.8 * np.mean(seen[:3])
     still = {name for name, p in backbone.named_parameters() if torch.equal(p, before[name])}
-    # the quality head has a stage of its own, and of three masks only the best is taught
-    assert {name for name in still if not name.startswith(("mask_decoder.quality.", "mask_decoder.hyper."))} == set()
+    assert still == set()
 
 
 def test_rounds_of_a_row_are_counted_and_named():
@@ -404,7 +389,7 @@ def test_the_score_leaves_the_model_as_it_was():
         score = held_out_score(backbone, SceneConfig(objects=3, regions=2), 32, "spd", images=5)
         again = held_out_score(backbone, SceneConfig(objects=3, regions=2), 32, "spd", images=5)
     assert score == again
-    assert set(score) == {"one", "one_other_image", "three", "box", "best_of_three", "iou_error"}
+    assert set(score) == {"one", "three", "box", "best_of_three", "iou_error"}
     assert all(0 <= score[name] <= 1 for name in ("one", "three", "box", "best_of_three"))
     assert score["best_of_three"] >= score["one"]
     assert fingerprint(backbone) == before

@@ -162,7 +162,7 @@ BACKBONES: Mapping[str, BackboneSpec] = {
         BackboneSpec(
             name="steadysam-tiny",
             architecture=_CONV,
-            parameters=8_933_489,
+            parameters=8_874_600,
             native_size=256,
             licence="Apache-2.0",
             packaged=True,
@@ -171,14 +171,14 @@ BACKBONES: Mapping[str, BackboneSpec] = {
         BackboneSpec(
             name="steadysam-tiny-scratch",
             architecture=_CONV,
-            parameters=8_933_489,
+            parameters=8_874_600,
             native_size=256,
             about="random weights; the network of steadysam-tiny",
         ),
         BackboneSpec(
             name="steadysam-test",
             architecture=_CONV_TEST,
-            parameters=149_145,
+            parameters=121_456,
             native_size=64,
             about="random weights; for tests",
         ),

@@ -33,7 +33,6 @@ class OptimConfig(FrozenConfig):
         rate, warmup, decay, weight_decay, clip: as named.
         ema: decay of the averaged weights, which are what is shipped.
         snapshots: keep the averaged weights whenever the number of epochs doubles.
-        quality_steps: of the last stage, in which the head that predicts IoU from the finished masks learns alone.
         balanced: steps over which class-balanced cross-entropy hands over to focal and Dice loss.
     """
 
@@ -50,7 +49,6 @@ class OptimConfig(FrozenConfig):
     ema: float = Field(default=0.998, ge=0, lt=1)
     balanced: int = Field(default=600, ge=0)
     snapshots: bool = True
-    quality_steps: int = Field(default=400, ge=0)
 
     @model_validator(mode="after")
     def _one_share_per_size(self) -> OptimConfig:

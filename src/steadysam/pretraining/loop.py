@@ -7,17 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from steadysam.checkpoints import Progress, load_optimizer, newest_step, optimizer_tensors, save_step
 from steadysam.errors import OutputError
 from steadysam.logs import EpochBar, TrainingLog
 from steadysam.methods.contract import StageSettings
 from steadysam.pretraining.batch import draw_batch
-from steadysam.pretraining.config import PretrainConfig
-from steadysam.pretraining.draws import rate_at, size_at, step_generator
+from steadysam.pretraining.config import OptimConfig, PretrainConfig
 from steadysam.pretraining.export import export
 from steadysam.pretraining.score import averaged, held_out_score
 from steadysam.pretraining.step import PretrainStep, model_of
@@ -40,7 +40,6 @@ def run_steps(
     """
     optim = config.optim
     step_module.to(accelerator.device).to(memory_format=torch.channels_last)  # pyright: ignore
-    step_module.backbone.mask_decoder.quality.requires_grad_(False)  # it has a stage of its own
     names = {n: p for n, p in step_module.backbone.named_parameters() if p.requires_grad}
     optimizer = torch.optim.AdamW(names.values(), lr=optim.rate, weight_decay=optim.weight_decay)
     average = {name: p.detach().clone() for name, p in names.items()}
@@ -78,6 +77,27 @@ def run_steps(
                 save_step(folder / "checkpoints", STAGE, epoch + 1, progress)
             accelerator.wait_for_everyone()
     return average
+
+
+def rate_at(optim: OptimConfig, step: int) -> float:
+    """Learning rate of a step: linear warm-up, constant, linear to zero over the last `decay` of the steps."""
+    up = min(1.0, (step + 1) / optim.warmup) if optim.warmup else 1.0
+    fall = optim.decay * optim.steps
+    down = min(1.0, (optim.steps - step) / fall) if fall else 1.0
+    return optim.rate * min(up, down)
+
+
+def size_at(config: PretrainConfig, step: int) -> int:
+    """The image size of a step, the same on all processes."""
+    chance = np.random.default_rng([config.compute.seed, step])
+    shares = np.array(config.optim.shares)
+    return int(chance.choice(config.optim.sizes, p=shares / shares.sum()))
+
+
+def step_generator(config: PretrainConfig, step: int, process: int, device: torch.device) -> Generator:
+    """The generator of one step: the same images and prompts whenever this step is taken."""
+    number = (config.compute.seed * 1_000_003 + step) * 1_009 + process
+    return torch.Generator(device).manual_seed(number)
 
 
 def _one_step(

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-import torch
-
 from steadysam.backbones import BACKBONES
 from steadysam.backbones.checkpoints import load_strict, read_safetensors
 from steadysam.backbones.conv.model import ConvBackbone, random_conv
@@ -17,8 +15,6 @@ from steadysam.pretraining.config import PretrainConfig
 from steadysam.pretraining.export import export
 from steadysam.pretraining.loop import STAGE, run_steps
 from steadysam.pretraining.meter import speed_record
-from steadysam.pretraining.quality import train_quality
-from steadysam.pretraining.score import held_out_score
 from steadysam.pretraining.step import PretrainStep
 from steadysam.runs import versions
 from steadysam.training import computing, open_folder
@@ -47,20 +43,10 @@ def pretrain(config: PretrainConfig, folder: str | Path, *, resume: bool = False
         step.train()
         average = run_steps(step, config, accelerator, folder)
         if accelerator.is_main_process:
-            with torch.no_grad():
-                for name, parameter in backbone.named_parameters():
-                    parameter.copy_(average.get(name, parameter))
-            train_quality(backbone, config, accelerator, step.norm)
-            score = held_out_score(backbone, config.scene, min(config.optim.sizes), step.norm, images=192)
-            digest = export(backbone, {}, folder / WEIGHTS)
+            digest = export(backbone, average, folder / WEIGHTS)
             record = {"kind": "pretraining", "status": "finished", "weights_sha256": digest, "versions": versions()}
             images, seconds = cost(folder)
-            record |= {
-                "held_out": score,
-                "images": images,
-                "seconds": seconds,
-                "speed": speed_record(step, config, accelerator, seconds),
-            }
+            record |= {"images": images, "seconds": seconds, "speed": speed_record(step, config, accelerator, seconds)}
             write_json(folder / "run.json", record)
         accelerator.wait_for_everyone()
     return folder / WEIGHTS

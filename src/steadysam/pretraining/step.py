@@ -59,7 +59,7 @@ class PretrainStep(nn.Module):
             if turn < row.rounds:
                 chosen = 1 + iou[:, 1:].argmax(1) if xy.shape[1] <= 1 else torch.zeros_like(iou[:, 0]).long()
                 answer = logits[torch.arange(len(logits), device=logits.device), chosen][:, None]
-                xy, positive = correct(generator, xy, positive, answer.detach(), row.target)
+                xy, positive = _correct(generator, xy, positive, answer.detach(), row.target)
                 keep = bool(happens(generator, 0.7, 1).item())
                 prior = answer.detach() if keep else None
 
@@ -120,7 +120,7 @@ def row_losses(
 
 
 @torch.no_grad()
-def correct(
+def _correct(
     generator: Generator, xy: Tensor, positive: Tensor, answer: Tensor, target: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Add the click that a person would make next: into the larger of what was missed and what was marked wrongly."""

@@ -8,7 +8,6 @@ from torch.nn import functional as F
 
 from steadysam.backbones.conv.blocks import Down, Join, blocks
 from steadysam.backbones.conv.prompts import BOX, NEGATIVE_SPOT, POSITIVE_SPOT, PRIOR
-from steadysam.backbones.conv.quality import QualityHead
 from steadysam.backbones.table import ConvArchitecture
 
 MASKS = 4  # one for clear prompts, three for ambiguous ones
@@ -47,8 +46,6 @@ class ConvMaskDecoder(nn.Module):
     the products of their tokens with the features at 2h, as in SAM.
     """
 
-    judged: Tensor
-
     def __init__(self, architecture: ConvArchitecture) -> None:
         super().__init__()
         from transformers import SamMaskDecoderConfig
@@ -74,9 +71,6 @@ class ConvMaskDecoder(nn.Module):
         self.tokens = nn.Embedding(1 + MASKS, c16)
         self.hyper = nn.ModuleList(_mlp(c16, c // 2) for _ in range(MASKS))
         self.iou = _mlp(c16, MASKS)
-        with torch.random.fork_rng(devices=[]):  # it is trained by itself, and its weights change no other's draw
-            self.quality = QualityHead(c16, c // 2)
-        self.register_buffer("judged", torch.zeros(1))  # 1 once the quality head has been trained
 
     def forward(
         self, embeddings: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor, multimask: bool
@@ -86,20 +80,12 @@ class ConvMaskDecoder(nn.Module):
         Args:
             positions: (1, E, h/4, h/4) Fourier features.
         """
-        logits, features, tokens = self.masks_and_features(embeddings, positions, sparse, dense)
+        logits, iou = self.all_masks(embeddings, positions, sparse, dense)
         chosen = slice(1, None) if multimask else slice(0, 1)
-        iou = self.quality(logits, features, tokens) if bool(self.judged) else self.iou(tokens[:, 0])
         return logits[:, chosen], iou[:, chosen]
 
     def all_masks(self, embeddings: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
-        """All four logits (G, 4, 2h, 2h), and IoUs (G, 4) by SAM's own head: what pretraining's first stage wants."""
-        logits, _, tokens = self.masks_and_features(embeddings, positions, sparse, dense)
-        return logits, self.iou(tokens[:, 0])
-
-    def masks_and_features(
-        self, embeddings: Tensor, positions: Tensor, sparse: Tensor, dense: Tensor
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Logits (G, 4, 2h, 2h), the features (G, C/2, 2h, 2h) that they are products with, and tokens (G, 5, E)."""
+        """All four logits (G, 4, 2h, 2h) and IoUs (G, 4), as training wants them."""
         together = embeddings + dense
         x4 = together + F.relu(self.mix(torch.cat([together, self.pooling(embeddings, dense)], 1)))
         x8 = self.level8(self.down8(x4))
@@ -111,7 +97,7 @@ class ConvMaskDecoder(nn.Module):
         y2 = F.relu(self.grow(F.relu(self.norm(y4))))
         weights = torch.stack([head(read[:, 1 + index]) for index, head in enumerate(self.hyper)], 1)
         logits = torch.einsum("gmc,gchw->gmhw", weights.to(y2.dtype), y2)
-        return logits, y2, read[:, : 1 + MASKS]
+        return logits, self.iou(read[:, 0])
 
     def _attend(self, tokens: Tensor, x16: Tensor, positions: Tensor) -> tuple[Tensor, Tensor]:
         read, flat, *_ = self.transformer(
