@@ -26,7 +26,15 @@ BARS = {"one_LV": 0.8, "one_RV": 0.65, "one_ISIC": 0.75, "one_mean": 0.6, "margi
 @pytest.fixture(scope="module")
 def bench():
     """The scripts of benchmarks/, which is a folder of scripts and not a package."""
-    names = ("zero_shot", "zero_shot_classical", "zero_shot_slices", "zero_shot_scores", "zero_shot_report")
+    names = (
+        "zero_shot",
+        "zero_shot_classical",
+        "zero_shot_slices",
+        "zero_shot_scores",
+        "zero_shot_report",
+        "zero_shot_curve",
+        "pretrain_ablation",
+    )
     sys.path.insert(0, str(BENCHMARKS))
     try:
         yield SimpleNamespace(**{name: importlib.import_module(name) for name in names})
@@ -232,3 +240,33 @@ def test_a_cell_is_made_once_and_again_when_its_weights_change(bench: Any, tmp_p
     assert "| toy |" in tables.table([row], "target")
     assert tables.mean_rows(cells, real)[0]["one"] == pytest.approx(row["one"])
     assert tables.calibration_rows(cells["tiny"], "tiny", real)[0]["predicted"] >= 0
+
+
+def test_points_of_a_run_are_named_by_the_images_seen(bench: Any, tmp_path: Path):
+    curve = bench.zero_shot_curve
+    for name in ("snapshots/000003532.safetensors", "snapshots/000000200.safetensors", "model.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert [*curve.points_of(tmp_path)] == [200, 3532]  # without a log nobody knows what the last one saw
+    (tmp_path / "logs").mkdir()
+    log = "epoch,train_images,val_one\n1,3532.0,0.4\n2,6956.0,0.5\n"
+    (tmp_path / "logs" / "pretrain-metrics.csv").write_text(log, "utf-8")
+    assert [*curve.points_of(tmp_path)] == [200, 3532, 6956]
+    row = {"one": 0.4, "three": 0.5, "box": 0.6}
+    rows = [{"images": None, "method": "blind", **row}, *({"images": n, "method": "m", **row} for n in (200, 3532))]
+    assert curve.picture(rows, curve.read_log(tmp_path), 8).startswith(b"\x89PNG")
+
+
+def test_every_variant_of_the_ablation_is_one_change_to_the_base(bench: Any):
+    ablation = bench.pretrain_ablation
+    file = BENCHMARKS / "runs" / "pretrain_ablation.toml"
+    variants = ablation.tomllib.loads(file.read_text("utf-8"))
+    flags = SimpleNamespace(threads=0, steps=0)
+    configs = {
+        name: ablation.config_of(variants, file.parent, name, 0, flags).model_dump() for name in variants["variants"]
+    }
+    base = configs.pop("base")
+    assert (base["optim"]["steps"], base["optim"]["sizes"]) == (500, (128,))
+    for name, config in configs.items():
+        changed = [(part, key) for part in base for key in base[part] if config[part][key] != base[part][key]]
+        assert len(changed) == 1, name

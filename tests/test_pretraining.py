@@ -47,6 +47,7 @@ def config_of(**changed: Any) -> PretrainConfig:
 def quicker(patch: pytest.MonkeyPatch) -> None:
     """The score of an epoch is of 4 images instead of 96, and the machine's speed is not measured."""
     patch.setattr(loop, "held_out_score", lambda *arguments: held_out_score(*arguments, images=4))
+    patch.setattr(run, "held_out_score", lambda *arguments, images: held_out_score(*arguments, images=4))
     patch.setattr(run, "speed_record", lambda *arguments: {}, raising=False)
 
 
@@ -360,7 +361,8 @@ def test_a_step_learns_what_it_is_shown():
         seen.append(loss)
     assert np.mean(seen[-3:]) < 0.8 * np.mean(seen[:3])
     still = {name for name, p in backbone.named_parameters() if torch.equal(p, before[name])}
-    assert still == set()
+    # of three masks only the best is taught
+    assert {name for name in still if not name.startswith("mask_decoder.hyper.")} == set()
 
 
 def test_rounds_of_a_row_are_counted_and_named():
@@ -389,7 +391,7 @@ def test_the_score_leaves_the_model_as_it_was():
         score = held_out_score(backbone, SceneConfig(objects=3, regions=2), 32, "spd", images=5)
         again = held_out_score(backbone, SceneConfig(objects=3, regions=2), 32, "spd", images=5)
     assert score == again
-    assert set(score) == {"one", "three", "box", "best_of_three", "iou_error"}
+    assert set(score) == {"one", "one_other_image", "three", "box", "best_of_three", "iou_error"}
     assert all(0 <= score[name] <= 1 for name in ("one", "three", "box", "best_of_three"))
     assert score["best_of_three"] >= score["one"]
     assert fingerprint(backbone) == before

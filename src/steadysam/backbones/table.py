@@ -166,6 +166,7 @@ BACKBONES: Mapping[str, BackboneSpec] = {
             native_size=256,
             licence="Apache-2.0",
             packaged=True,
+            sha256="652d4acfd83e82a3bbc9dc2fa1668eb542665c2ab22ea245506a173422721d9b",
             about="our own, pretrained on drawn images; comes with the package, runs on a CPU",
         ),
         BackboneSpec(

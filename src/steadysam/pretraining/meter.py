@@ -21,6 +21,7 @@ def flop_per_image(step: PretrainStep, config: PretrainConfig, steps: int = 8) -
     """
     device = next(step.parameters()).device
     size, total, images = min(config.optim.sizes), 0, 0
+    step.requires_grad_(True)
     for number in range(steps):
         generator = torch.Generator(device).manual_seed(number)
         batch = draw_batch(

@@ -15,6 +15,7 @@ from steadysam.pretraining.config import PretrainConfig
 from steadysam.pretraining.export import export
 from steadysam.pretraining.loop import STAGE, run_steps
 from steadysam.pretraining.meter import speed_record
+from steadysam.pretraining.score import averaged, held_out_score
 from steadysam.pretraining.step import PretrainStep
 from steadysam.runs import versions
 from steadysam.training import computing, open_folder
@@ -44,9 +45,16 @@ def pretrain(config: PretrainConfig, folder: str | Path, *, resume: bool = False
         average = run_steps(step, config, accelerator, folder)
         if accelerator.is_main_process:
             digest = export(backbone, average, folder / WEIGHTS)
+            with averaged(backbone, average):
+                score = held_out_score(backbone, config.scene, min(config.optim.sizes), step.norm, images=192)
             record = {"kind": "pretraining", "status": "finished", "weights_sha256": digest, "versions": versions()}
             images, seconds = cost(folder)
-            record |= {"images": images, "seconds": seconds, "speed": speed_record(step, config, accelerator, seconds)}
+            record |= {
+                "held_out": score,
+                "images": images,
+                "seconds": seconds,
+                "speed": speed_record(step, config, accelerator, seconds),
+            }
             write_json(folder / "run.json", record)
         accelerator.wait_for_everyone()
     return folder / WEIGHTS

@@ -146,7 +146,12 @@ def curves(
             low, high = np.array(bands[name], float).reshape(-1, 2).T
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
     if log_x:
+        from matplotlib.ticker import LogLocator, NullFormatter
+
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:,g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
     _plain_axes(axes, xlabel, ylabel, title)
     axes.legend(frameon=False, fontsize=8)
     return _png(figure)
