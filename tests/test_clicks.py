@@ -115,7 +115,7 @@ def test_a_slice_is_answered_by_itself(run: Run):
     for place in range(3):
         assert np.array_equal(together.masks[place].slice_image(1), alone[0].masks[place].slice_image(1))
         assert np.array_equal(together.masks[place].slice_image(3), alone[1].masks[0].slice_image(3))
-    assert together.iou[3] == alone[1].iou[3] * 3
+    assert together.iou[3] == pytest.approx(alone[1].iou[3] * 3, abs=2e-4)
 
 
 def test_a_rough_mask_is_a_prompt_on_its_own_slices_only(run: Run):

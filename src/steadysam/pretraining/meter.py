@@ -44,7 +44,7 @@ def measured_peak(device: torch.device, precision: str, seconds: float = 2.0) ->
     while time.monotonic() - started < seconds:
         begin = time.perf_counter()
         for _ in range(3):
-            a @ a
+            torch.mm(a, a)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         best = max(best, 3 * 2 * side**3 / (time.perf_counter() - begin))
