@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from steadysam.backbones.backbone import Backbone
 from steadysam.interactive import dice, simulate_user, to_slice
-from steadysam.prompts.clicks import distance_inside, interior_click, next_click, tight_box
+from steadysam.prompts.clicks import distance_inside, interior_click, keep_clicked, next_click, tight_box
 from steadysam.types import Frame, SlicePoints
 
 
@@ -204,3 +204,15 @@ def test_what_is_too_much_gets_a_negative_click():
     simulate_user(backbone, embeddings, TRUTHS, FRAME, np.random.default_rng(0))
     for points, _, _ in model.asked[2:4]:
         assert points.positive.tolist() == [True, False]
+
+
+def test_only_the_parts_that_were_clicked_are_kept():
+    mask = np.zeros((6, 8), bool)
+    mask[1:3, 1:3], mask[4:6, 5:8] = True, True
+    clicks = np.array([[1, 2], [6, 5]], np.float32)  # x, y: the first in the upper part, the second in the lower one
+    upper = keep_clicked(mask, clicks, np.array([True, False]))
+    assert upper[1:3, 1:3].all()
+    assert upper.sum() == 4
+    assert np.array_equal(keep_clicked(mask, clicks, np.array([True, True])), mask)
+    assert np.array_equal(keep_clicked(mask, np.array([[7, 0]], np.float32), np.array([True])), mask), "beside it: all"
+    assert np.array_equal(keep_clicked(mask, np.zeros((0, 2), np.float32), np.zeros(0, bool)), mask), "a box alone: all"

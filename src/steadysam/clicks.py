@@ -15,6 +15,7 @@ from steadysam.errors import InputError
 from steadysam.geometry import Outside, describe_grid, grids_agree, slice_boxes_xyxy, slice_points, to_model_points
 from steadysam.interactive import to_slice
 from steadysam.methods.slicewise import ask, encode_stack, encoder_key, only_slices
+from steadysam.prompts.clicks import keep_clicked
 from steadysam.prompts.files import check_image, require_points
 from steadysam.runs import Run
 from steadysam.segmenting import boxes_inside, with_boxes
@@ -91,6 +92,8 @@ def segment_clicks(
         logits = [mask if rough[t].any() else None for t, mask in zip(asked, full, strict=True)]
     answers = ask(backbone, embeddings, [points[t] for t in asked], logits)
     shown = (to_slice(answers.logits, stack.frame) > 0).numpy()
+    for masks, t in zip(shown, asked, strict=True):  # in place: what looks alike elsewhere is not asked for
+        masks[:] = [keep_clicked(mask, given[t].xy, given[t].positive) for mask in masks]
     count = shown.shape[1]
     slices = np.zeros((count, stack.depth, *volume.grid.slice_shape), bool)
     slices[:, asked] = shown.swapaxes(0, 1)

@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 from steadysam.backbones.backbone import Backbone
 from steadysam.methods.slicewise import ask
-from steadysam.prompts.clicks import interior_click, next_click, tight_box
+from steadysam.prompts.clicks import interior_click, keep_clicked, next_click, tight_box
 from steadysam.types import Frame, SlicePoints
 
 
@@ -43,6 +43,7 @@ def simulate_user(
     truths: Sequence[NDArray[np.bool_]],
     frame: Frame,
     generator: np.random.Generator,
+    connected: bool = True,
 ) -> Rounds:
     """Ask for each of B objects with an interior click, correct twice, and ask again with the tight box.
 
@@ -50,11 +51,16 @@ def simulate_user(
         embeddings: (B, C, h, h), one per object.
         truths: B masks (H, W) in slice pixels, none empty.
         frame: slice pixels <-> model pixels.
+        connected: keep only the parts of an answer that hold a positive click.
     """
     xy = [[interior_click(truth, generator)] for truth in truths]
     sign = [[True] for _ in truths]
     first = ask(backbone, embeddings, _rows(xy, sign, frame))
     shown = (to_slice(first.logits, frame) > 0).numpy()
+    if connected:
+        shown = np.stack(
+            [[_clicked(m, *prompts) for m in masks] for masks, *prompts in zip(shown, xy, sign, strict=True)]
+        )
     best = np.array([max(dice(mask, truth) for mask in masks) for masks, truth in zip(shown, truths, strict=True)])
     answers, current = first, shown[:, 0]
     one = _dices(current, truths)
@@ -65,6 +71,8 @@ def simulate_user(
             sign[row].append(positive)
         answers = ask(backbone, embeddings, _rows(xy, sign, frame), answers.logits[:, :1])
         current = (to_slice(answers.logits[:, :1], frame) > 0)[:, 0].numpy()
+        if connected:
+            current = np.stack([_clicked(m, *prompts) for m, *prompts in zip(current, xy, sign, strict=True)])
     three = _dices(current, truths)
     boxes = [replace(SlicePoints.empty(), box=frame.to_model(tight_box(t).reshape(2, 2)).reshape(4)) for t in truths]
     boxed = to_slice(ask(backbone, embeddings, boxes).logits[:, :1], frame) > 0
@@ -75,6 +83,10 @@ def dice(mask: NDArray[np.bool_], truth: NDArray[np.bool_]) -> float:
     """2 |A and B| / (|A| + |B|); 1 if both are empty."""
     total = int(mask.sum()) + int(truth.sum())
     return 2 * int((mask & truth).sum()) / total if total else 1.0
+
+
+def _clicked(mask: NDArray[np.bool_], xy: Sequence[tuple[int, int]], sign: Sequence[bool]) -> NDArray[np.bool_]:
+    return keep_clicked(mask, np.array(xy, np.float32), np.array(sign))
 
 
 def _dices(masks: NDArray[np.bool_], truths: Sequence[NDArray[np.bool_]]) -> NDArray[np.float64]:

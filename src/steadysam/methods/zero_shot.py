@@ -13,6 +13,7 @@ from steadysam.backbones.backbone import Backbone
 from steadysam.embeddings import EmbeddingCache
 from steadysam.methods.contract import FrozenConfig, Stage
 from steadysam.methods.slicewise import ask, encode_stack, encoder_key, only_slices, to_model
+from steadysam.prompts.clicks import keep_clicked
 from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
 
 TAKES_BOXES = True
@@ -22,10 +23,12 @@ class Config(FrozenConfig):
     """Which of the model's masks is taken.
 
     `auto` is SAM's advice: of three masks the one with the highest predicted IoU where a slice has a single click, the
-    one mask for clear prompts elsewhere; `single` and `best` take the one or the best of three everywhere.
+    one mask for clear prompts elsewhere; `single` and `best` take the one or the best of three everywhere. Parts of a
+    mask that hold no positive click are dropped unless `islands` is set.
     """
 
     masks: Literal["auto", "single", "best"] = "auto"
+    islands: bool = False
 
 
 class ZeroShot(nn.Module):
@@ -59,6 +62,10 @@ def segment(
         embeddings = encode_stack(backbone, only_slices(stack, asked), cache, encoder_key(backbone))
         answers = ask(backbone, embeddings, [points[t] for t in asked], choice=config.masks)
         probability[asked] = to_model(answers.logits[:, 0], backbone.image_size).sigmoid().numpy()
+        if not config.islands:
+            for t in asked:
+                inside = probability[t] > 0.5
+                probability[t][inside & ~keep_clicked(inside, points[t].xy, points[t].positive)] = 0.0
         scores = [round(float(score), 4) for score in answers.iou[:, 0]]
     decisions = tuple(
         Decision(name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y)))

@@ -75,3 +75,19 @@ def _largest(mask: NDArray[np.bool_]) -> NDArray[np.bool_] | None:
     if not count:
         return None
     return labels == 1 + int(np.bincount(labels[labels > 0] - 1).argmax())
+
+
+def keep_clicked(mask: NDArray[np.bool_], xy: NDArray[np.float32], positive: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The connected parts of `mask` (H, W) that hold a positive click; the mask itself where none does.
+
+    A click means the thing at its place: what looks alike elsewhere on the slice is not asked for.
+
+    Args:
+        xy, positive: (K, 2) slice pixels and (K,) bool.
+    """
+    labels, _ = ndimage.label(mask)  # pyright: ignore
+    places = np.rint(xy[positive]).astype(int).reshape(-1, 2)
+    columns, rows = places[:, 0].clip(0, mask.shape[1] - 1), places[:, 1].clip(0, mask.shape[0] - 1)
+    hit = np.unique(labels[rows, columns])
+    hit = hit[hit > 0]
+    return np.isin(labels, hit) if len(hit) else mask
