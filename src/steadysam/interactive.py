@@ -59,7 +59,7 @@ def simulate_user(
     shown = (to_slice(first.logits, frame) > 0).numpy()
     if connected:
         shown = np.stack(
-            [[_clicked(m, *prompts) for m in masks] for masks, *prompts in zip(shown, xy, sign, strict=True)]
+            [[_clicked(m, at, yes) for m in masks] for masks, at, yes in zip(shown, xy, sign, strict=True)]
         )
     best = np.array([max(dice(mask, truth) for mask in masks) for masks, truth in zip(shown, truths, strict=True)])
     answers, current = first, shown[:, 0]
@@ -72,7 +72,7 @@ def simulate_user(
         answers = ask(backbone, embeddings, _rows(xy, sign, frame), answers.logits[:, :1])
         current = (to_slice(answers.logits[:, :1], frame) > 0)[:, 0].numpy()
         if connected:
-            current = np.stack([_clicked(m, *prompts) for m, *prompts in zip(current, xy, sign, strict=True)])
+            current = np.stack([_clicked(m, at, yes) for m, at, yes in zip(current, xy, sign, strict=True)])
     three = _dices(current, truths)
     boxes = [replace(SlicePoints.empty(), box=frame.to_model(tight_box(t).reshape(2, 2)).reshape(4)) for t in truths]
     boxed = to_slice(ask(backbone, embeddings, boxes).logits[:, :1], frame) > 0
