@@ -16,7 +16,6 @@ from typing import Any
 import torch
 from zero_shot_curve import facts, subset_cells, subset_slices
 from zero_shot_scores import METRICS, interval_over_sets, mean_over_sets, paired_cells, samples_of, sets_of
-from zero_shot_slices import CaseSlices
 
 from steadysam.backbones import BACKBONES, build_backbone
 from steadysam.backbones.fingerprint import fingerprint
@@ -123,34 +122,24 @@ def main() -> None:
     zero_shot = tomllib.loads(flags.zero_shot.read_text("utf-8"))
     variants = [name for name in suite["variants"] if name == "base" or name in (flags.variants or suite["variants"])]
     rows, read = [], {}
+    # all at once: a base that is edited while the runs go on must not make them differ
+    configs = {(v, s): config_of(suite, flags.suite.parent, v, s, flags) for s in suite["seeds"] for v in variants}
     for seed in suite["seeds"]:
         base: tuple[Cells, dict[str, float]] | None = None
         for variant in variants:
-            config = config_of(suite, flags.suite.parent, variant, seed, flags)
+            config = configs[variant, seed]
             name = f"{variant}-{config.optim.steps}-s{seed}"
             weights = train_variant(config, flags.work / name)
             if config.compute.threads:
                 torch.set_num_threads(config.compute.threads)
             read = read or subset_slices(Path(flags.data), zero_shot, flags.targets)
-            cells, drawn = score_variant(flags, suite, zero_shot, name, weights, read)
+            backbone = build_backbone(weights, zero_shot["size"])
+            cells = subset_cells(flags.results / "cells", name, backbone, zero_shot, read)
+            kept = flags.results / "drawn" / f"{name}.json"
+            drawn = drawn_score(kept, backbone, configs["base", seed], suite["held_out_images"])
             base = base or (cells, drawn)
             rows.append(row_of(variant, seed, cells, base[0], drawn, base[1], zero_shot))
             write_tables(flags.results, rows)
-
-
-def score_variant(
-    flags: argparse.Namespace,
-    suite: Mapping[str, Any],
-    zero_shot: Mapping[str, Any],
-    name: str,
-    weights: Path,
-    read: Mapping[str, list[CaseSlices]],
-) -> tuple[Cells, dict[str, float]]:
-    """The cells on the real subset, and the score on drawn images of the base's scenes."""
-    backbone = build_backbone(weights, zero_shot["size"])
-    cells = subset_cells(flags.results / "cells", name, backbone, zero_shot, read)
-    scenes = config_of(suite, flags.suite.parent, "base", 0, flags)
-    return cells, drawn_score(flags.results / "drawn" / f"{name}.json", backbone, scenes, suite["held_out_images"])
 
 
 def write_tables(folder: Path, rows: list[dict[str, Any]]) -> None:

@@ -218,7 +218,7 @@ def main() -> None:
         from zero_shot_pictures import examples
 
         picture = write_bytes(flags.work / "examples.png", examples(ours, suite, Path(flags.data), flags.model))
-        print(f"{picture}: holds images of the data sets, keep it out of the repository")
+        print(f"{picture}: shows test images: keep it out of the repository, and choose nothing by it")
 
 
 if __name__ == "__main__":
