@@ -67,7 +67,7 @@ def result(grid: Grid) -> Segmented:
         Decision("bad", 1, 1, "rejected", "saliency 0.04 <= 0.5 on its own slice", 0.04, 0.04, (), (7.0, 5.0)),
         Decision("good", 2, 1, "added", "from slice 1: 0.93 there and 0.88 here", 0.93, 0.88, context, (2.0, 3.0)),
         Decision("back", 2, 2, "accepted", "negative point: passed on as given", 0.2, 0.2, (), (4.0, 1.0)),
-        Decision("frame", -1, -1, "ignored", "a box: this method takes points only"),
+        Decision("frame", -1, -1, "ignored", "a box: this method takes none"),
     )
     points = (
         SlicePoints.empty(),

@@ -14,7 +14,10 @@ from pydantic import Field, ValidationError, field_validator
 from steadysam.backbones import BACKBONES
 from steadysam.errors import ConfigError, InputError
 from steadysam.methods import METHODS
-from steadysam.methods.contract import FrozenConfig
+from steadysam.methods.contract import FrozenConfig, traits_of
+
+NO_BACKBONE = "none"
+OWN_NETWORK_SIZE = 256  # pixels, for networks without a backbone; that of our own backbones
 
 Checked = TypeVar("Checked", bound=FrozenConfig)
 
@@ -137,12 +140,18 @@ class RunConfig(FrozenConfig):
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Validate nested values, and fill in what follows from the backbone unless the values say otherwise.
 
-    A from-scratch backbone is adapted in full; our own backbones have their native image size.
+    A from-scratch backbone is adapted in full; our own backbones have their native image size. A method that brings its
+    own network has no backbone.
 
     Raises:
         ConfigError: `CONFIG_UNKNOWN_KEY` (with the nearest known key) or `CONFIG_VALUE`.
     """
     config = validated(RunConfig, values)
+    if not traits_of(METHODS[config.method_name]).backbone:
+        config = config.model_copy(update={"backbone": BackboneConfig(name=NO_BACKBONE, seed=config.backbone.seed)})
+        if "size" not in config.preprocess.model_fields_set:
+            sized = config.preprocess.model_copy(update={"size": OWN_NETWORK_SIZE})
+            config = config.model_copy(update={"preprocess": sized})
     spec = BACKBONES.get(config.backbone.name)
     if spec is not None and spec.own and "size" not in config.preprocess.model_fields_set:
         sized = config.preprocess.model_copy(update={"size": spec.native_size})

@@ -37,6 +37,10 @@ class SteadyError(Exception):
         self.seen, self.expected = seen, expected
         super().__init__(self.message())
 
+    def __reduce__(self) -> tuple[object, ...]:
+        # an exception is pickled by its `args`, which are the message: a worker process would fail to hand it over
+        return _again, (type(self), self.__dict__.copy())
+
     def message(self) -> str:
         """Two lines: `error[CODE] what · file · seen … · expected …` and `  fix: …`."""
         parts = [f"error[{self.code}] {self.what}"]
@@ -61,6 +65,13 @@ class SteadyError(Exception):
             "exit_code": self.exit_code,
         }
         return {key: value for key, value in values.items() if value is not None}
+
+
+def _again(kind: type[SteadyError], values: dict[str, object]) -> SteadyError:
+    error = kind(str(values["code"]), str(values["what"]))
+    error.__dict__.update(values)
+    error.args = (error.message(),)
+    return error
 
 
 class UsageError(SteadyError):

@@ -80,7 +80,7 @@ def train_stage(
     parameters = select_trainable(model, stage)
     training = stage.samples(model, cases[0], cache)
     validation = stage.samples(model, cases[1], cache) if cases[1] else None
-    optimizer = torch.optim.Adam(parameters.values(), lr=settings.learning_rate, weight_decay=settings.weight_decay)
+    optimizer = make_optimizer(settings, list(parameters.values()))
     scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
         optimizer, factor=settings.factor, patience=settings.patience
     )
@@ -91,12 +91,15 @@ def train_stage(
         while state.epoch < settings.epochs and not state.finished:
             started = time.monotonic()
             chance = Chance(seed, stage.name, state.epoch, training=True)
+            if settings.schedule == "poly":
+                optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - state.epoch / settings.epochs) ** 0.9
             rate = optimizer.param_groups[0]["lr"]
             trained = _train_epoch(step_module, stage, training, optimizer, accelerator, chance, bar)
             watched = trained
             if validation is not None:
                 watched = _validate(step_module, stage, validation, accelerator, seed)
-            scheduler.step(watched["loss"])
+            if settings.schedule == "plateau":
+                scheduler.step(watched["loss"])
             state.epoch += 1
             if watched["loss"] < state.best_loss:
                 state.best_loss, state.best_epoch = watched["loss"], state.epoch
@@ -111,6 +114,15 @@ def train_stage(
     model.eval().requires_grad_(False)
     accelerator.free_memory()
     return state
+
+
+def make_optimizer(settings: StageSettings, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
+    """The optimiser of a stage."""
+    rate, decay = settings.learning_rate, settings.weight_decay
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=settings.momentum, nesterov=True)
+    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
+    return kind(parameters, lr=rate, weight_decay=decay)
 
 
 def select_trainable(model: nn.Module, stage: Stage) -> dict[str, nn.Parameter]:

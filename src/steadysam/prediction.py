@@ -12,26 +12,29 @@ from typing import Any
 
 from steadysam.audit import write_audit
 from steadysam.data.cases import image_cases
-from steadysam.data.volumes import read_volume, write_mask
+from steadysam.data.volumes import read_label_map, read_volume, write_mask
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
+from steadysam.methods.contract import traits_of
 from steadysam.prompts.files import read_prompts
 from steadysam.prompts.sets import SET_FILE, find_prompt_file, read_set, set_hash
 from steadysam.runs import Run, versions
 from steadysam.segmenting import segment
+from steadysam.types import Mask, Prompts, Volume
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Job:
-    """One case to segment: files in, name of the outputs."""
+    """One case to segment: files in, name of the outputs; `coarse` is a mask to be refined."""
 
     name: str
     image: Path
-    prompts: Path | None
+    prompts: Path | None = None
+    coarse: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -51,27 +54,40 @@ class PredictOptions:
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def find_jobs(image: str | Path, prompts: str | Path, channel: int = 0) -> list[Job]:
-    """Pair images and prompt files: a file with a file, or the cases of a folder with a folder of prompt files.
+def find_jobs(
+    image: str | Path, prompts: str | Path | None = None, channel: int = 0, coarse: str | Path | None = None
+) -> list[Job]:
+    """Pair images with prompt files and coarse masks: a file with a file, the cases of a folder with a folder of them.
 
-    A case without a prompt file is a job with `prompts=None`, which fails alone.
+    A case that lacks what its method needs is a job that fails alone.
 
     Raises:
         InputError: `FILE_MISSING`, `DATA_EMPTY`, `PROMPT_CASE_UNKNOWN` (a folder of images needs a folder of prompts).
     """
-    image, prompts = Path(image), Path(prompts)
-    for path in (image, prompts):
-        if not path.exists():
+    image = Path(image)
+    prompts, coarse = (None if path is None else Path(path) for path in (prompts, coarse))
+    for path in (image, prompts, coarse):
+        if path is not None and not path.exists():
             raise InputError("FILE_MISSING", "no such file or folder", file=path, fix="check the path")
     cases = image_cases(image, channel)
-    if image.is_dir() and not prompts.is_dir():
-        raise InputError(
-            "PROMPT_CASE_UNKNOWN",
-            "a folder of images needs a folder of prompt files named like the cases",
-            file=prompts,
-            fix="pass the folder with --prompts",
+    for flag, given, what in (("--prompts", prompts, "prompt files"), ("--coarse", coarse, "masks")):
+        if given is not None and image.is_dir() and not given.is_dir():
+            raise InputError(
+                "PROMPT_CASE_UNKNOWN",
+                f"a folder of images needs a folder of {what} named like the cases",
+                file=given,
+                fix=f"pass the folder with {flag}",
+            )
+    masks = dict(image_cases(coarse, channel)) if coarse is not None and coarse.is_dir() else {}
+    return [
+        Job(
+            name,
+            path,
+            find_prompt_file(prompts, name) if prompts is not None and prompts.is_dir() else prompts,
+            masks.get(name) if masks else coarse,
         )
-    return [Job(name, path, find_prompt_file(prompts, name) if prompts.is_dir() else prompts) for name, path in cases]
+        for name, path in cases
+    ]
 
 
 def predict(
@@ -136,13 +152,20 @@ def predict(
 def _predict_case(
     run: Run, job: Job, output: Path, options: PredictOptions, cache: EmbeddingCache | None
 ) -> dict[str, Any]:
-    if job.prompts is None:
-        raise InputError("PROMPT_CASE_MISSING", f"no prompt file for case {job.name}", file=job.image)
+    traits = traits_of(run.method)
+    if traits.prompted and job.prompts is None:
+        raise InputError(
+            "PROMPT_CASE_MISSING",
+            f"no prompt file for case {job.name}",
+            file=job.image,
+            fix=f"pass --prompts: {run.config.method_name} needs prompts",
+        )
     clock = [time.monotonic()]
     volume = read_volume(job.image, slice_axis=options.slice_axis)
-    prompts = read_prompts(job.prompts, volume.grid)
+    prompts = Prompts() if job.prompts is None else read_prompts(job.prompts, volume.grid)
+    coarse = read_coarse(job.coarse, volume) if traits.coarse and job.coarse is not None else None
     clock.append(time.monotonic())
-    result = segment(run, volume, prompts, cache=cache, outside=options.outside)
+    result = segment(run, volume, prompts, cache=cache, outside=options.outside, coarse=coarse)
     clock.append(time.monotonic())
     meta = {"method": run.config.method_name, "weights_sha256": run.record["weights_sha256"]}
     with files_together(output) as part:  # no mask without its audit
@@ -154,9 +177,9 @@ def _predict_case(
         "case": job.name,
         "image": {"file": job.image.name, "sha256": volume.sha256, "grid": describe_grid(volume.grid)},
         "slice_axis": volume.grid.slice_axis,
+        "coarse": _named_file(job.coarse if traits.coarse else None),
         "prompts": {
-            "file": job.prompts.name,
-            "file_sha256": sha256_file(job.prompts),
+            **_named_file(job.prompts),
             "hash": prompts.key(),
             "sources": list(prompts.sources),
             "history": [dict(step) for step in prompts.history],
@@ -165,6 +188,20 @@ def _predict_case(
         "notes": result.notes,
         "seconds": {"read": read, "segment": network, "write": written},
     }
+
+
+def read_coarse(path: Path, volume: Volume) -> Mask:
+    """A mask file to be refined: whatever is not 0 belongs to the target.
+
+    Raises:
+        InputError: those of `read_label_map`.
+    """
+    labels, grid = read_label_map(path, slice_axis=volume.grid.slice_axis)
+    return Mask(labels > 0, grid)
+
+
+def _named_file(path: Path | None) -> dict[str, Any]:
+    return {} if path is None else {"file": path.name, "file_sha256": sha256_file(path)}
 
 
 def _prompt_set(jobs: list[Job]) -> dict[str, Any] | None:

@@ -30,7 +30,7 @@ from steadysam.config import RunConfig, make_config, read_config
 from steadysam.errors import CheckpointError, ConfigError, ResourceError, SteadyError
 from steadysam.files import read_json, sha256_file
 from steadysam.methods import METHODS
-from steadysam.methods.contract import FrozenConfig, Method
+from steadysam.methods.contract import FrozenConfig, Method, traits_of
 from steadysam.types import Preprocess
 
 FORMAT = 1
@@ -65,7 +65,9 @@ class Run:
 def build_model(config: RunConfig) -> tuple[nn.Module, FrozenConfig]:
     """The network of a run before training: backbone weights loaded (or drawn from its seed), the rest drawn."""
     settings = config.method_config()
-    backbone = build_backbone(config.backbone.name, config.preprocess.size, seed=config.backbone.seed)
+    backbone = None
+    if traits_of(METHODS[config.method_name]).backbone:
+        backbone = build_backbone(config.backbone.name, config.preprocess.size, seed=config.backbone.seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.compute.seed)
         model = METHODS[config.method_name].build(settings, backbone)
@@ -116,19 +118,36 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
 
 
 def zero_shot_run(
-    name: str, device: str = "auto", *, size: int = 0, window: str = "percentile", **settings: Any
+    name: str,
+    device: str = "auto",
+    *,
+    method: str = "zero_shot",
+    size: int = 0,
+    window: str = "percentile",
+    **settings: Any,
 ) -> Run:
     """A backbone with its own weights, ready to segment without any training.
 
     Args:
         name: a row of `BACKBONES` with weights, or a weights file.
         size: pixels of the model's image; 0 takes what the weights were made for.
+        method: one that is of use before any training: `zero_shot`, or another whose traits say so.
         window: see `steadysam.types.Preprocess`.
-        settings: of the method `zero_shot`.
+        settings: of the method.
 
     Raises:
-        ConfigError: `BACKBONE_UNKNOWN`, `ZERO_SHOT_RANDOM` (the row has no weights). Those of `build_backbone`.
+        ConfigError: `BACKBONE_UNKNOWN`, `ZERO_SHOT_RANDOM` (the row has no weights), `METHOD_UNTRAINED`. Those of
+            `build_backbone`.
     """
+    able = [key for key, module in METHODS.items() if traits_of(module).untrained]
+    if method not in able:
+        raise ConfigError(
+            "METHOD_UNTRAINED",
+            "this method is nothing before it is trained",
+            seen=method,
+            expected=", ".join(able),
+            fix="train a run and pass its folder",
+        )
     spec = BACKBONES.get(name)
     if spec is not None and spec.from_scratch:
         pretrained = [row.name for row in BACKBONES.values() if not row.from_scratch]
@@ -140,21 +159,23 @@ def zero_shot_run(
         "data": {"dataset": "", "label": "all"},
         "preprocess": preprocess | ({"norm": spec.norm} if spec else {}),
         "backbone": {"name": name},
-        "method": {"name": "zero_shot", **settings},
+        "method": {"name": method, **settings},
     }
     config = make_config(values)
     model, method_settings = build_model(config)
     target = choose_device(device)
     model.to(target).eval().requires_grad_(False)
-    record = {"weights_sha256": fingerprint(model), "data": {}, "method": "zero_shot"}
-    return Run(Path(name), config, method_settings, METHODS["zero_shot"], model, record, target)
+    record = {"weights_sha256": fingerprint(model), "data": {}, "method": method}
+    return Run(Path(name), config, method_settings, METHODS[method], model, record, target)
 
 
 def empty_model(config: RunConfig, architecture: Mapping[str, Any] | None) -> tuple[nn.Module, FrozenConfig]:
     """The network of a run whose weights are about to be loaded; needs no file but the run's own."""
     settings = config.method_config()
-    shape = None if architecture is None else architecture_from(architecture)
-    backbone = build_backbone(config.backbone.name, config.preprocess.size, weights=False, architecture=shape)
+    backbone = None
+    if traits_of(METHODS[config.method_name]).backbone:
+        shape = None if architecture is None else architecture_from(architecture)
+        backbone = build_backbone(config.backbone.name, config.preprocess.size, weights=False, architecture=shape)
     return METHODS[config.method_name].build(settings, backbone), settings
 
 

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.audit import decisions_to_slice
-from steadysam.data.slices import prepare_stack, unfit_masks
+from steadysam.data.cases import check_pair
+from steadysam.data.slices import fit_masks, prepare_stack, unfit_masks
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import InputError, OutputError
 from steadysam.geometry import (
@@ -21,6 +22,7 @@ from steadysam.geometry import (
     to_model_points,
     to_slice_points,
 )
+from steadysam.methods.contract import Traits, traits_of
 from steadysam.prompts.files import check_image, require_points
 from steadysam.runs import Run
 from steadysam.types import Decision, Frame, Grid, Mask, Prompts, SlicePoints, Volume
@@ -56,24 +58,30 @@ def segment(
     cache: EmbeddingCache | None = None,
     outside: Outside = "error",
     threshold: float = 0.5,
+    coarse: Mask | None = None,
 ) -> Result:
     """Segment `volume` (I, J, K) with noisy `prompts` and say what became of each of them.
 
     Args:
+        prompts: `Prompts()` for methods without prompts.
         cache: embeddings are kept here; None keeps them for this call only.
         outside: what to do with prompts outside the volume: `error`, `drop` or `clip`.
         threshold: the mask is where the probability is larger.
+        coarse: the mask to be refined, for methods that refine one.
 
     Raises:
-        InputError: `PROMPT_NONE`, `PROMPT_WRONG_IMAGE`, `PROMPT_OUTSIDE`.
+        InputError: `PROMPT_NONE`, `PROMPT_WRONG_IMAGE`, `PROMPT_OUTSIDE`, `COARSE_MISSING`, `LABEL_GRID`.
         OutputError: `NUMERIC_NONFINITE` if the network gives numbers that are not finite.
     """
-    takes_boxes = bool(getattr(run.method, "TAKES_BOXES", False))
-    if not (takes_boxes and prompts.boxes):
+    traits = traits_of(run.method)
+    takes_boxes = traits.boxes
+    if traits.prompted and not (takes_boxes and prompts.boxes):
         require_points(prompts)
     check_image(prompts, volume.grid)
     stack = prepare_stack(volume, run.preprocess)
-    given = slice_points(prompts, volume.grid, outside)
+    if traits.coarse:
+        stack = replace(stack, coarse=coarse_masks(run, volume, stack.frame, coarse))
+    given = slice_points(prompts if traits.points else Prompts(), volume.grid, outside)
     if takes_boxes:
         given = with_boxes(given, slice_boxes_xyxy(boxes_inside(prompts, volume.grid, outside), volume.grid))
     points = to_model_points(given, stack.frame)
@@ -81,10 +89,26 @@ def segment(
     if not np.isfinite(found.probability).all():
         raise OutputError("NUMERIC_NONFINITE", "the network gave numbers that are not finite; no mask is written")
     mask = Mask(unfit_masks(found.probability > threshold, volume.grid, stack.frame), volume.grid)
-    decisions = (*decisions_to_slice(found.decisions, stack.frame), *_unused(prompts, volume, points, takes_boxes))
+    decisions = (*decisions_to_slice(found.decisions, stack.frame), *_unused(prompts, volume, points, traits))
     back = to_slice_points(found.points, stack.frame)
     notes = {"foreground_voxels": int(mask.array.sum()), **found.notes}
     return Result(mask, decisions, back, found.probability, found.saliency, stack.frame, notes)
+
+
+def coarse_masks(run: Run, volume: Volume, frame: Frame, coarse: Mask | None) -> NDArray[np.bool_]:
+    """(D, S, S) masks to be refined, in model pixels.
+
+    Raises:
+        InputError: `COARSE_MISSING`; `LABEL_GRID` if it lies on another grid than the image.
+    """
+    if coarse is None:
+        raise InputError(
+            "COARSE_MISSING",
+            f"{run.config.method_name} refines a mask, and none was given",
+            fix="pass --coarse: a mask file, or a folder of masks named like the cases",
+        )
+    check_pair(volume.grid, coarse.grid, "the coarse mask")
+    return fit_masks(coarse.array, volume.grid, frame)
 
 
 def boxes_inside(prompts: Prompts, grid: Grid, outside: Outside) -> Prompts:
@@ -122,14 +146,11 @@ def with_boxes(points: Sequence[SlicePoints], boxes: Sequence[NDArray[np.float32
     return tuple(replace(p, box=b[0]) if len(b) else p for p, b in zip(points, boxes, strict=True))
 
 
-def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints], takes_boxes: bool) -> list[Decision]:
-    """Prompts that the method did not see: points dropped for lying outside, and boxes."""
-    seen = {name for here in points for name in here.ids}
-    rows = [
-        Decision(point.id, -1, -1, "ignored", "outside the volume: dropped as asked")
-        for point in prompts.points
-        if point.id not in seen
-    ]
+def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints], traits: Traits) -> list[Decision]:
+    """Prompts that the method did not see: points dropped for lying outside, boxes, all of a method without prompts."""
+    seen, takes_boxes = {name for here in points for name in here.ids}, traits.boxes
+    why = "outside the volume: dropped as asked" if traits.points else "a point: this method takes none"
+    rows = [Decision(point.id, -1, -1, "ignored", why) for point in prompts.points if point.id not in seen]
     for box in prompts.boxes:
         crossed = slice_boxes_xyxy(Prompts(boxes=(box,)), volume.grid)
         first = next((t for t, boxes in enumerate(crossed) if len(boxes)), -1)
@@ -138,5 +159,5 @@ def _unused(prompts: Prompts, volume: Volume, points: Sequence[SlicePoints], tak
         elif takes_boxes:
             rows.append(Decision(box.id, first, first, "accepted", "not checked: this method obeys every prompt"))
         else:
-            rows.append(Decision(box.id, first, first, "ignored", "a box: this method takes points only"))
+            rows.append(Decision(box.id, first, first, "ignored", "a box: this method takes none"))
     return rows

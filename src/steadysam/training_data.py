@@ -21,7 +21,8 @@ from steadysam.data.volumes import read_label_map, read_volume, select_label
 from steadysam.errors import ConfigError, InputError
 from steadysam.files import atomic_write, content_key
 from steadysam.geometry import slice_points, to_model_points
-from steadysam.methods.contract import TrainingCase
+from steadysam.methods import METHODS
+from steadysam.methods.contract import TrainingCase, traits_of
 from steadysam.prompts.files import read_prompts
 from steadysam.prompts.rows import stamped
 from steadysam.prompts.sets import find_prompt_file, write_set
@@ -61,6 +62,7 @@ def load_training_data(
     refuse_byte_leaks(split)
     chosen = [*split.train, *split.val]
     spill = cache_folder(config.compute.cache)
+    prompted = traits_of(METHODS[config.method_name]).prompted
     prompts: dict[str, Prompts] = {}
     cases: dict[str, TrainingCase] = {}
     hashes: dict[str, str] = {}
@@ -69,17 +71,22 @@ def load_training_data(
         volume, mask = read_case(case, values, slice_axis_of(config, dataset), dataset)
         axes.add(volume.grid.slice_axis)
         folder = prompt_files(config, dataset, case.part)
-        prompts[case.name] = read_case_prompts(folder, case, volume) if folder else simulate(config, case.name, mask)
-        redraw = None if folder else partial(_redraw, config, mask)
+        if not prompted:
+            prompts[case.name] = Prompts()
+        elif folder:
+            prompts[case.name] = read_case_prompts(folder, case, volume)
+        else:
+            prompts[case.name] = simulate(config, case.name, mask)
+        redraw = partial(_redraw, config, mask) if prompted and not folder else None
         cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name], redraw, spill)
         hashes[case.name] = content_key(volume.sha256, np.packbits(mask.array))
     if not any(case.masks.any() for case in cases.values()):
         raise InputError("LABEL_EMPTY", f"no training case has a voxel of label {config.data.label!r}")
     logger.info("%d training and %d validation cases (%s)", len(split.train), len(split.val), split.rule)
     logger.info("slices across array axis %s", " and ".join(map(str, sorted(axes))))
-    meta = _prompt_meta(config, prompt_files(config, dataset, "Tr"))
+    meta = _prompt_meta(config, prompt_files(config, dataset, "Tr")) if prompted else {"origin": "none"}
     frozen = {"meta": meta, "sources": sorted({source for p in prompts.values() for source in p.sources})}
-    if prompt_folder is not None:
+    if prompt_folder is not None and prompted:
         frozen["hash"] = write_set(prompt_folder, prompts, meta).hash
     record = {
         "dataset": dataset.name,

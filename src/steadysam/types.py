@@ -292,12 +292,14 @@ class SliceStack:
         frame: slice pixels <-> model pixels, the same for all slices.
         preprocess: how it was made.
         key: content hash of voxels, geometry of the cut and preprocessing (names cached embeddings).
+        coarse: (D, S, S) bool, a mask to be refined, for methods that refine one.
     """
 
     images: NDArray[np.float32]
     frame: Frame
     preprocess: Preprocess
     key: str
+    coarse: NDArray[np.bool_] | None = None
 
     @property
     def depth(self) -> int:

@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 def predict(
     *,
     input_: Annotated[Path, Parameter(name=["--input", "-i"])],
-    prompts: Path,
+    prompts: Path | None = None,
+    coarse: Path | None = None,
     model: Annotated[str, Parameter(name=["--model", "-m"])],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    method: str = "zero_shot",
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
     outside: Literal["error", "drop", "clip"] = "error",
     slice_axis: int | None = None,
@@ -45,17 +47,26 @@ def predict(
 
         steadysam predict -i case.nii.gz --prompts clicks.mrk.json -m steadysam-tiny -o out
 
+    A run of a method without prompts, such as unet, needs none; sam_refiner wants masks to refine instead:
+
+        steadysam predict -i imagesTs -m runs/unet -o coarse
+        steadysam predict -i imagesTs --coarse coarse -m steadysam-tiny --method sam_refiner -o refined
+
     Parameters
     ----------
     input_
         Image file (NIfTI, NRRD, MHA, PNG, JPEG) or folder of them.
     prompts
-        Prompt file, or folder of prompt files named like the cases.
+        Prompt file, or folder of prompt files named like the cases; needed by all methods that take prompts.
+    coarse
+        Mask file, or folder of masks named like the cases, for methods that refine masks.
     model
         Run folder written by train; or a row of `steadysam models list` with weights, such as steadysam-tiny, or a
         weights file, to segment without any training.
     output
         Folder to write.
+    method
+        With a model that was not trained here: how it is used, a row of `steadysam info` (zero_shot, sam_refiner, ...).
     device
         auto, cpu, cuda, cuda:N or mps.
     outside
@@ -83,7 +94,9 @@ def predict(
 
     overrides: dict[str, Any] = apply_settings({}, settings)
     untrained = model in BACKBONES or Path(model).is_file()
-    run = zero_shot_run(model, device, **overrides) if untrained else load_run(model, device, **overrides)
+    run = (
+        zero_shot_run(model, device, method=method, **overrides) if untrained else load_run(model, device, **overrides)
+    )
     axis = slice_axis if slice_axis is not None else run.record["data"].get("slice_axis")
     options = PredictOptions(axis, outside, channel, overrides)
     compute = run.config.compute.model_copy(update={"device": str(run.device), "threads": threads, "precision": "no"})
@@ -98,6 +111,6 @@ def predict(
                 yield job
                 bar.advance(task)
 
-        jobs = find_jobs(input_, prompts, channel)
+        jobs = find_jobs(input_, prompts, channel, coarse)
         record = run_prediction(run, jobs, output, options, cache=EmbeddingCache(cache_folder(cache)), track=track)
     log.info("%d case(s) written; record: %s", len(jobs), record)

@@ -1,5 +1,7 @@
 """What a method is: a module with four names, `Config`, `build`, `stages`, `segment`.
 
+A fifth, `TRAITS`, is there where a method is not one that takes points and stands on a backbone.
+
 A method says which parameters are trained and which losses drive them, stage by stage; the one training loop
 (`steadysam.training`) does the rest. It never reads files and never sees millimetres.
 """
@@ -8,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +18,6 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
 
-from steadysam.backbones.backbone import Backbone
 from steadysam.embeddings import EmbeddingCache
 from steadysam.files import content_key
 from steadysam.types import Segmentation, SlicePoints, SliceStack
@@ -26,6 +27,29 @@ class FrozenConfig(BaseModel):
     """Settings: frozen, unknown keys refused, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+@dataclass(frozen=True)
+class Traits:
+    """What a method is given.
+
+    Args:
+        points, boxes: prompts that it looks at; a method without either needs no prompt files.
+        backbone: False for networks of their own; `build` is then handed None.
+        coarse: the method refines a mask that something else made, `stack.coarse`.
+        untrained: it is of use with the backbone's own weights, before any training.
+    """
+
+    points: bool = True
+    boxes: bool = False
+    backbone: bool = True
+    coarse: bool = False
+    untrained: bool = False
+
+    @property
+    def prompted(self) -> bool:
+        """Whether there must be prompts."""
+        return self.points or self.boxes
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,9 +128,14 @@ class LoraConfig(FrozenConfig):
 class StageSettings(FrozenConfig):
     """Optimisation of one stage (spd.md 2.1 and 2.3).
 
-    Adam with ReduceLROnPlateau: the rate is multiplied by `factor` when the validation loss has not improved for
-    `patience` epochs; training stops after `early_stop` epochs without improvement. `slices_per_epoch = 0` means all.
+    With `plateau` the rate is multiplied by `factor` when the validation loss has not improved for `patience` epochs;
+    with `poly` it falls as (1 - epoch / epochs)^0.9. Training stops after `early_stop` epochs without improvement.
+    `slices_per_epoch = 0` means all. SGD has Nesterov momentum 0.99 as in nnU-Net unless `momentum` says otherwise.
     """
+
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    schedule: Literal["plateau", "poly"] = "plateau"
+    momentum: float = Field(default=0.99, ge=0, lt=1)
 
     epochs: int = Field(default=100, ge=0)
     batch_size: int = Field(default=4, ge=1)
@@ -149,8 +178,12 @@ class Method(Protocol):
         """The settings; a class of the method's own."""
         ...
 
-    def build(self, config: Any, backbone: Backbone) -> nn.Module:
-        """The network, with fresh weights for whatever the backbone does not bring."""
+    def build(self, config: Any, backbone: Any) -> nn.Module:
+        """The network, with fresh weights for whatever the backbone does not bring.
+
+        Args:
+            backbone: a `Backbone`; None for a method whose `TRAITS` say that it has none.
+        """
         ...
 
     def stages(self, config: Any) -> tuple[Stage, ...]:
@@ -167,3 +200,8 @@ class Method(Protocol):
     ) -> Segmentation:
         """Segment one stack; deterministic, no gradient."""
         ...
+
+
+def traits_of(method: Any) -> Traits:
+    """`TRAITS` of a method's module; the default where it has none."""
+    return getattr(method, "TRAITS", Traits())

@@ -11,12 +11,12 @@ from torch import nn
 
 from steadysam.backbones.backbone import Backbone
 from steadysam.embeddings import EmbeddingCache
-from steadysam.methods.contract import FrozenConfig, Stage
+from steadysam.methods.contract import FrozenConfig, Stage, Traits
 from steadysam.methods.slicewise import ask, encode_stack, encoder_key, only_slices, to_model
 from steadysam.prompts.clicks import keep_clicked
 from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
 
-TAKES_BOXES = True
+TRAITS = Traits(boxes=True, untrained=True)
 
 
 class Config(FrozenConfig):
