@@ -40,7 +40,7 @@ FLOORS = {
     ),
     **dict.fromkeys(("evaluate", "summary", "comparison", "provenance", "audit", "phantom"), 4),
     # clicks without a run, and pretraining, whose drawn images are configured like everything else
-    **dict.fromkeys(("interactive", "clicks", "synthetic", "pretraining"), 4),
+    **dict.fromkeys(("interactive", "clicks", "synthetic", "pretraining", "bench"), 4),
     **dict.fromkeys(("report", "demo", "cli", "__main__"), 5),
 }
 LEAVES = ("data", "prompts", "losses", "metrics", "embeddings")

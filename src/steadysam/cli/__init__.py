@@ -9,6 +9,7 @@ from typing import Annotated
 from cyclopts import App, Parameter
 
 from steadysam import __version__
+from steadysam.cli.bench import bench as bench_command
 from steadysam.cli.click import segment_click as segment_click_command
 from steadysam.cli.evaluate import evaluate as evaluate_command
 from steadysam.cli.predict import predict as predict_command
@@ -50,6 +51,7 @@ app.command(predict_command, name="predict")
 app.command(evaluate_command, name="evaluate")
 app.command(segment_click_command, name="segment-click")
 app.command(pretrain_command, name="pretrain")
+app.command(bench_command, name="bench")
 app.command("steadysam.cli.prompts:app", name="prompts", help="Check, convert, simulate and corrupt prompt files.")
 app.command("steadysam.cli.models:app", name="models", help="List, download and import backbones.")
 app.command("steadysam.cli.demo:demo", name="demo", help=DEMO)

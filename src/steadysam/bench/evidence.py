@@ -1,0 +1,86 @@
+"""What a method did with its prompts, against the truth: were true points kept, is saliency a judge?
+
+The truth is looked at after the masks are made, to count; no method sees it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from steadysam.data.slices import fit_masks
+from steadysam.geometry import slice_points
+from steadysam.segmenting import Result
+from steadysam.types import Mask, Prompts, SlicePoints
+
+BINS = 20
+
+
+@dataclass(eq=False)
+class Evidence:
+    """Counts over the slices of many cases.
+
+    `raw`, `raw_true`, `true_kept`: points on slices with the target, those in it, and those of them that were accepted
+    on their own slice. `given`, `given_true`: points of the decoder on these slices. `empty_*`: slices for which the
+    decoder got no positive point, by whether the target is there. `inside`, `outside`: histograms of saliency over
+    [0, 1] in `BINS` bins on the pixels of the target and on all others.
+    """
+
+    counts: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(
+            (
+                "slices_positive",
+                "slices_empty",
+                "raw",
+                "raw_true",
+                "true_kept",
+                "given",
+                "given_true",
+                "empty_on_positive",
+                "empty_on_empty",
+            ),
+            0,
+        )
+    )
+    inside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    outside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+
+    def add(self, result: Result, prompts: Prompts, truth: Mask) -> None:
+        """Count one case; `prompts` are those that the method was given."""
+        kept = {(d.prompt_id, d.slice) for d in result.decisions if d.verdict == "accepted"}
+        raw = slice_points(prompts, truth.grid)
+        for t, (before, after) in enumerate(zip(raw, result.points, strict=True)):
+            plane = truth.slice_image(t)
+            kind = "positive" if plane.any() else "empty"
+            self.counts[f"slices_{kind}"] += 1
+            self.counts[f"empty_on_{kind}"] += not after.positive.any()
+            if kind == "empty":
+                continue
+            true = in_mask(before, plane)
+            self.counts["raw"] += len(before)
+            self.counts["raw_true"] += int(true.sum())
+            self.counts["true_kept"] += sum((before.ids[i], t) in kept for i in np.flatnonzero(true))
+            self.counts["given"] += len(after)
+            self.counts["given_true"] += int(in_mask(after, plane).sum())
+        if result.saliency is not None:
+            target = fit_masks(truth.array, truth.grid, result.frame)
+            self.inside += np.histogram(result.saliency[target], BINS, (0.0, 1.0))[0]
+            self.outside += np.histogram(result.saliency[~target], BINS, (0.0, 1.0))[0]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able; `saliency` only where there was one."""
+        saliency = {"inside": self.inside.tolist(), "outside": self.outside.tolist()}
+        return {**self.counts, **({"saliency": saliency} if self.inside.sum() + self.outside.sum() else {})}
+
+
+def in_mask(points: SlicePoints, plane: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """(N,) whether each point, in slice pixels, lies on the target of `plane` (H, W)."""
+    if not len(points):
+        return np.zeros(0, bool)
+    height, width = plane.shape
+    x = np.clip(np.rint(points.xy[:, 0]).astype(int), 0, width - 1)
+    y = np.clip(np.rint(points.xy[:, 1]).astype(int), 0, height - 1)
+    return plane[y, x]

@@ -1,0 +1,225 @@
+"""All cells of one target and seed: prompt sets frozen, runs trained, rows scored; what is finished is kept."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from steadysam.bench import promptsets
+from steadysam.bench.store import slug
+from steadysam.bench.suite import PointsFrom, Suite
+from steadysam.config import RunConfig, make_config
+from steadysam.data.cases import Case, read_dataset, resolve_label
+from steadysam.files import content_key, read_json, write_json
+from steadysam.methods import METHODS
+from steadysam.prompts.sets import set_hash, write_set
+from steadysam.runs import Run, load_run
+from steadysam.training import train
+from steadysam.training_data import read_case, slice_axis_of, split_of
+from steadysam.types import Mask, Prompts, Volume
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where things lie: data sets (read), runs and prompt sets (large), the store of cells (small)."""
+
+    data: Path
+    work: Path
+    store: Path
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to run.
+
+    Args:
+        redo: make stale cells again instead of refusing them.
+        device: instead of the suite's.
+        rows: only these rows; () means all.
+        rates: run -> learning rate chosen by the sweep.
+    """
+
+    redo: bool = False
+    device: str | None = None
+    rows: tuple[str, ...] = ()
+    rates: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Group:
+    """One target with one seed. Everything that is slow is computed when it is first asked for."""
+
+    suite: Suite
+    target: str
+    seed: int
+    folders: Folders
+    options: Options = Options()
+
+    @property
+    def folder(self) -> Path:
+        """Runs and prompt sets of this group."""
+        return self.folders.work / f"{slug(self.target)}-s{self.seed}"
+
+    @property
+    def rows(self) -> list[str]:
+        """The rows that are scored with this seed."""
+        wanted = self.options.rows or tuple(self.suite.rows)
+        return [row for row in self.suite.rows if row in wanted and self.seed in self.suite.seeds_of(row)]
+
+    def config(self, run: str) -> RunConfig:
+        """The configuration of a run; what all runs share, then what the run says."""
+        spec, shared = self.suite.runs[run], self.suite.run
+        target = self.suite.targets[self.target]
+        kind = METHODS[spec.method["name"]].Config
+        common = {k: v for k, v in shared.get("method", {}).items() if k in kind.model_fields}
+        method = merged(common, spec.method)
+        for key in spec.sweep:
+            if run in self.options.rates:
+                method = merged(method, nested(key, self.options.rates[run]))
+        values: dict[str, Any] = {
+            "data": {
+                "dataset": str(self.folders.data / target.dataset),
+                "label": target.label,
+                **shared.get("data", {}),
+                **spec.data,
+            },
+            "prompts": {"folder": str(self.folder / "prompts" / slug(self.suite.training))},
+            "preprocess": {**shared.get("preprocess", {}), **spec.preprocess},
+            "backbone": {**shared.get("backbone", {}), **spec.backbone, "seed": self.seed},
+            "method": method,
+            "compute": {**shared.get("compute", {}), "seed": self.seed, "cache": str(self.folders.work / "cache")},
+        }
+        if self.options.device:
+            values["compute"]["device"] = self.options.device
+        if spec.start is not None:
+            values["start"] = {"run": str(self.folder / slug(spec.start)), "skip": list(spec.skip)}
+        return make_config(values)
+
+    @cached_property
+    def cases(self) -> dict[str, tuple[Case, Volume, Mask]]:
+        """All cases of all parts, read once."""
+        config = self.config(next(iter(self.suite.runs)))
+        dataset = read_dataset(config.data.dataset, channel=config.data.channel)
+        values = resolve_label(dataset, config.data.label)
+        axis = slice_axis_of(config, dataset)
+        parts = self.split.parts.values()
+        return {case.name: (case, *read_case(case, values, axis, dataset)) for part in parts for case in part}
+
+    @cached_property
+    def split(self) -> Any:
+        """The split of the data set, by patient; without a limit on training patients."""
+        config = self.config(next(iter(self.suite.runs)))
+        data = config.data.model_copy(update={"train_patients": 0})
+        return split_of(config.model_copy(update={"data": data}), read_dataset(config.data.dataset))
+
+    @cached_property
+    def test(self) -> list[tuple[Case, Volume, Mask]]:
+        """The test cases."""
+        return [self.cases[case.name] for case in self.split.test]
+
+    def prompt_set(self, name: str) -> tuple[dict[str, Prompts], dict[str, Any]]:
+        """A prompt set of the test cases, and what is known of it (with its `hash`)."""
+        found, meta = self._drawn(name, [case.name for case, _, _ in self.test])
+        return found, {**meta, "hash": set_hash({case: prompts.key() for case, prompts in found.items()})}
+
+    def freeze_training_prompts(self) -> None:
+        """Write the prompts that all runs are trained with."""
+        name = self.suite.training
+        folder = self.folder / "prompts" / slug(name)
+        if folder.exists():
+            return
+        found, meta = self._drawn(name, list(self.cases))
+        write_set(folder, found, meta)
+
+    def _drawn(self, name: str, wanted: Sequence[str]) -> tuple[dict[str, Prompts], dict[str, Any]]:
+        cases = {case: self.cases[case][1:] for case in wanted}
+        folder = self.folders.data / self.suite.targets[self.target].dataset
+        return promptsets.draw_set(self.suite, name, self.target, self.seed, cases, folder)
+
+    def train(self, run: str) -> Path:
+        """The run's folder, trained if it is not finished; the run that it starts from comes first."""
+        spec = self.suite.runs[run]
+        if spec.start is not None:
+            self.train(spec.start)
+        self.freeze_training_prompts()
+        folder = train(self.config(run), self.folder / slug(run), resume=True)
+        record = self.folders.store / "runs" / f"{slug(self.target)}-s{self.seed}-{slug(run)}.json"
+        if not record.exists():
+            write_json(record, run_record(folder, self.target, self.seed, run))
+        return folder
+
+    def key(self, row: str, prompts: str) -> str:
+        """Hash of all settings that decide a cell; paths and devices are none of them."""
+        spec = self.suite.rows[row]
+        runs = [spec.run, *([spec.points.run] if isinstance(spec.points, PointsFrom) else [])]
+        parts: list[Any] = [spec.model_dump(mode="json", exclude={"prompts", "group", "seeds"})]
+        while runs:
+            run = runs.pop()
+            parts.append(decisive(self.config(run)))
+            runs += [start] if (start := self.suite.runs[run].start) else []
+        if spec.coarse:
+            parts.append(self.key(spec.coarse, prompts))
+        chain, name = [], prompts
+        while name is not None:
+            chain.append(self.suite.prompts[name].model_dump(mode="json", exclude={"noise", "level"}))
+            name = self.suite.prompts[name].base
+        target = self.suite.targets[self.target].model_dump(mode="json")
+        return content_key([parts, chain, target, self.seed, self.suite.evaluation_size])
+
+    def loaded(self, run: str, settings: Mapping[str, Any]) -> Run:
+        """A run, trained if need be, ready to segment."""
+        return load_run(self.train(run), self.config(run).compute.device, **settings)
+
+
+def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]:
+    """What the store keeps of a run: settings, stages, cost and learning curves."""
+    record = read_json(folder / "run.json")
+    curves, seconds = {}, {}
+    for name in record["stages"]:
+        rows = _csv(folder / "logs" / f"{name}-metrics.csv")
+        curves[name] = [
+            {key: round(float(row[key]), 5) for key in ("learning_rate", "train_loss", "val_loss") if row.get(key)}
+            for row in rows
+        ]
+        seconds[name] = round(sum(float(row["seconds"]) for row in _csv(folder / "logs" / f"{name}-timing.csv")), 1)
+    kept = ("method", "weights_sha256", "parameters", "stages", "threads", "versions")
+    facts = {key: record[key] for key in kept if key in record}
+    return {"target": target, "seed": seed, "run": run, **facts, "seconds": seconds, "curves": curves}
+
+
+def decisive(config: RunConfig) -> dict[str, Any]:
+    """A configuration without what does not decide results: folders, device, cache."""
+    values = config.model_dump(mode="json")
+    values["data"]["dataset"] = Path(values["data"]["dataset"]).name
+    values["prompts"]["folder"] = Path(values["prompts"]["folder"] or "").name
+    values["start"]["run"] = Path(values["start"]["run"] or "").name
+    values["compute"] = {key: values["compute"][key] for key in ("seed", "precision", "threads", "matmul")}
+    return values
+
+
+def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, `more` winning."""
+    result = dict(base)
+    for key, value in more.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
+def nested(path: str, value: Any) -> dict[str, Any]:
+    """`a.b`, 1 -> {"a": {"b": 1}}."""
+    for key in reversed(path.split(".")):
+        value = {key: value}
+    return value
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.is_file() else []

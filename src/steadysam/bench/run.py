@@ -1,0 +1,156 @@
+"""Work through a suite, group by group, in several processes; what is finished is kept."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from steadysam.bench.group import Folders, Group, Options
+from steadysam.bench.scoring import score_group
+from steadysam.bench.store import cell_path
+from steadysam.bench.suite import Suite
+from steadysam.bench.sweep import chosen_rates, sweep_run, swept_runs
+from steadysam.errors import BatchError, ConfigError
+from steadysam.files import write_json
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Work:
+    """What of a suite is done by this call.
+
+    Args:
+        targets, seeds: only these; () means all.
+        workers: processes, each with one target and seed at a time.
+        devices: handed to the workers in turn, such as `cuda:0`; () means the suite's.
+        part, parts: this call takes every `parts`-th target and seed, beginning with the `part`-th (from 0).
+    """
+
+    targets: tuple[str, ...] = ()
+    seeds: tuple[int, ...] = ()
+    workers: int = 1
+    devices: tuple[str, ...] = ()
+    part: int = 0
+    parts: int = 1
+
+
+def jobs_of(suite: Suite, work: Work) -> list[tuple[str, int]]:
+    """(target, seed) of every group of this call; one seed of all targets first, so that a first table is there soon.
+
+    Raises:
+        ConfigError: `BENCH_UNKNOWN` for a target or seed that the suite lacks.
+    """
+    for kind, wanted, known in (("target", work.targets, suite.targets), ("seed", work.seeds, suite.seeds)):
+        for name in wanted:
+            if name not in known:
+                raise ConfigError(
+                    "BENCH_UNKNOWN", f"the suite has no {kind} {name}", expected=", ".join(map(str, known))
+                )
+    seeds, targets = work.seeds or suite.seeds, work.targets or tuple(suite.targets)
+    return [(target, seed) for seed in seeds for target in targets][work.part :: work.parts]
+
+
+def progress(suite: Suite, store: Path, work: Work, options: Options) -> tuple[int, int]:
+    """Cells that are there, and cells that this call is to make in all."""
+    done = total = 0
+    for target, seed in jobs_of(suite, work):
+        for row in options.rows or tuple(suite.rows):
+            if seed in suite.seeds_of(row):
+                paths = [cell_path(store, target, seed, row, prompts) for prompts in suite.prompts_of(row)]
+                total += len(paths)
+                done += sum(path.exists() for path in paths)
+    return done, total
+
+
+def bench(
+    suite: Suite,
+    folders: Folders,
+    work: Work,
+    options: Options,
+    tell: Callable[[str], None] = logger.info,
+) -> None:
+    """Choose learning rates, train, segment and score whatever is missing.
+
+    Raises:
+        ConfigError: `BENCH_UNKNOWN`.
+        BatchError: `BENCH_FAILED` at the end if cells failed; the others are written, and `failures.json` says why.
+    """
+    for row in options.rows:
+        if row not in suite.rows:
+            raise ConfigError("BENCH_UNKNOWN", f"the suite has no row {row!r}", expected=", ".join(suite.rows))
+    groups = jobs_of(suite, work)
+    needed = {suite.rows[row].run for row in options.rows or suite.rows}
+    sweeps = [(run, target) for run in swept_runs(suite) if run in needed for target in suite.sweep.targets]
+    for line in _each(partial(_sweep, suite, folders, options), sweeps[work.part :: work.parts], work):
+        tell(line)
+    rates = chosen_rates(suite, folders.store)
+    if missing := sorted(set(swept_runs(suite)) & needed - set(rates)):
+        raise ConfigError(
+            "BENCH_SWEEP",
+            f"no learning rate has been chosen yet for {', '.join(missing)}",
+            fix="wait until the other parts have finished their sweeps, and call again",
+        )
+    if rates:
+        write_json(folders.store / "rates.json", rates)
+    failures: list[dict[str, Any]] = []
+    chosen = replace(options, rates=rates)
+    for lines, failed in _each(partial(_group, suite, folders, chosen), groups, work):
+        for line in lines:
+            tell(line)
+        failures += failed
+    log = folders.store / "failures.json"
+    log.unlink(missing_ok=True)
+    if failures:
+        write_json(log, failures)
+        raise BatchError("BENCH_FAILED", f"{len(failures)} cells failed; the others are written", file=log)
+
+
+def _sweep(suite: Suite, folders: Folders, options: Options, job: tuple[str, str]) -> str:
+    run, target = job
+    found = sweep_run(suite, run, target, folders, _on_device(options))
+    losses = ", ".join(f"{rate} -> {loss:.4f}" for rate, loss in found["validation_loss"].items())
+    return f"learning rate of {run} on {target}: {losses}"
+
+
+def _group(
+    suite: Suite, folders: Folders, options: Options, job: tuple[str, int]
+) -> tuple[list[str], list[dict[str, Any]]]:
+    lines: list[str] = []
+    failures = score_group(Group(suite, *job, folders, _on_device(options)), lines.append)
+    return lines, failures
+
+
+def _each(function: Callable[[Any], Any], jobs: list[Any], work: Work) -> Any:
+    """Results as they come; in this process where one worker is asked for."""
+    if work.workers <= 1 or len(jobs) <= 1:
+        _start(work.devices, None)
+        yield from map(function, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    numbers = context.Queue()
+    for number in range(work.workers):
+        numbers.put(number)
+    with context.Pool(work.workers, _start, (work.devices, numbers)) as pool:
+        yield from pool.imap_unordered(function, jobs)
+
+
+_DEVICE = "STEADYSAM_BENCH_DEVICE"
+
+
+def _start(devices: tuple[str, ...], numbers: Any) -> None:
+    """In every worker: its device, by turns, and one thread pool that does not fight with the others'."""
+    number = numbers.get() if numbers is not None else 0
+    if devices:
+        os.environ[_DEVICE] = devices[number % len(devices)]
+
+
+def _on_device(options: Options) -> Options:
+    device = os.environ.get(_DEVICE)
+    return replace(options, device=device) if device else options

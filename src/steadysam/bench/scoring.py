@@ -1,0 +1,165 @@
+"""Score the rows of a suite on one target and seed: what a row does to prompts and masks, and what a cell records."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from steadysam.bench import promptsets
+from steadysam.bench.evidence import Evidence
+from steadysam.bench.group import Group
+from steadysam.bench.store import Cell, cell_path, read_cell, write_cell
+from steadysam.bench.suite import PointsFrom, RowSpec
+from steadysam.embeddings import EmbeddingCache
+from steadysam.errors import ConfigError, SteadyError
+from steadysam.evaluate import evaluate_case
+from steadysam.methods.contract import traits_of
+from steadysam.runs import Run
+from steadysam.segmenting import Result, segment
+from steadysam.training import computing
+from steadysam.types import Mask, Prompts, Volume
+
+logger = logging.getLogger(__name__)
+
+
+def score_group(group: Group, tell: Callable[[str], None]) -> list[dict[str, Any]]:
+    """Score all cells of the group; a cell that fails stops no other, and is told in the result.
+
+    Args:
+        tell: called with a line for every cell.
+    """
+    failures: list[dict[str, Any]] = []
+    for row in group.rows:
+        for prompts in group.suite.prompts_of(row):
+            place = f"{group.target}, seed {group.seed}: {row}, {prompts}"
+            try:
+                with computing(group.config(group.suite.rows[row].run).compute):
+                    made = score(group, row, prompts)
+            except SteadyError as error:
+                failures.append({"cell": place, **error.to_dict()})
+                logger.error("%s: %s", place, error)
+            else:
+                tell(place + ("" if made else " (kept)"))
+    return failures
+
+
+def score(group: Group, row: str, prompts: str) -> bool:
+    """Score one cell; False if it was there already.
+
+    Raises:
+        ConfigError: `BENCH_STALE` if a cell with other settings is there and `redo` is off.
+    """
+    key = group.key(row, prompts)
+    path = cell_path(group.folders.store, group.target, group.seed, row, prompts)
+    if path.exists():
+        if read_cell(path).key == key:
+            return False
+        if not group.options.redo:
+            raise ConfigError(
+                "BENCH_STALE",
+                "this cell was made with other settings",
+                file=path,
+                fix="pass --redo to make such cells again, or choose another -o",
+            )
+    write_cell(group.folders.store, _scored(group, row, prompts, key))
+    return True
+
+
+def segmenter_of(group: Group, row: str, prompts: str) -> RowSegmenter:
+    """What turns a case into the row's mask; trains what is needed."""
+    spec = group.suite.rows[row]
+    if spec.coarse is not None:
+        coarse = segmenter_of(group, spec.coarse, prompts)
+        return RowSegmenter(group, row, spec, group.loaded(spec.run, spec.settings), None, coarse)
+    chooser = None
+    if isinstance(spec.points, PointsFrom):
+        chooser = group.loaded(spec.points.run, spec.points.settings)
+    return RowSegmenter(group, row, spec, group.loaded(spec.run, spec.settings), chooser, None)
+
+
+@dataclass(eq=False)
+class RowSegmenter:
+    """Calls a run as a row of the table says."""
+
+    group: Group
+    row: str
+    spec: RowSpec
+    run: Run
+    chooser: Run | None
+    coarse: RowSegmenter | None
+
+    def __call__(self, case: str, volume: Volume, prompts: Prompts) -> tuple[Mask, Prompts, Result | None]:
+        """The mask, the prompts that the run was given, and its whole result.
+
+        A case without a prompt is left empty; there is no result then.
+        """
+        cache = EmbeddingCache(self.group.folders.work / "cache")
+        rough = None if self.coarse is None else self.coarse(case, volume, prompts)[0]
+        traits = traits_of(self.run.method)
+        if self.chooser is not None:
+            found = segment(self.chooser, volume, prompts, cache=cache)
+            prompts = promptsets.chosen_points(found.points, prompts, volume.grid)
+        elif isinstance(self.spec.points, str) and self.spec.points != "all":
+            count = int(self.spec.points.partition(":")[2])
+            generator = promptsets.generator_for(self.group.seed, "some points", case)
+            prompts = promptsets.some_points(prompts, volume.grid, count, generator)
+        if not traits.prompted:
+            prompts = Prompts()
+        elif not (traits.boxes and prompts.boxes) and not any(p.sign == "positive" for p in prompts.points):
+            return empty_mask(volume), prompts, None
+        result = segment(self.run, volume, prompts, cache=cache, coarse=rough)
+        return result.mask, prompts, result
+
+
+def empty_mask(volume: Volume) -> Mask:
+    """Nothing marked."""
+    return Mask(np.zeros(volume.grid.shape, bool), volume.grid)
+
+
+def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
+    spec = group.suite.rows[row]
+    segmenter = segmenter_of(group, row, prompts)
+    started, scores, points, evidence = time.monotonic(), [], 0, Evidence()
+    given, meta = group.prompt_set(prompts)
+    traits = traits_of(segmenter.run.method)
+    for case, volume, mask in group.test:
+        found, used, result = segmenter(case.name, volume, given[case.name])
+        points += len(used)
+        if result is not None:
+            evidence.add(result, used, mask)
+        size, physical = group.suite.evaluation_size, volume.has_physical_spacing
+        scores.append(evaluate_case(found.array, mask.array, volume.grid, size, name=case.name, physical=physical))
+    record = segmenter.run.record
+    facts = {
+        "method": segmenter.run.config.method_name,
+        "group": spec.group,
+        "settings": spec.settings,
+        "points": spec.points if isinstance(spec.points, str) else spec.points.model_dump(mode="json"),
+        "coarse": spec.coarse,
+        "prompted": traits.prompted,
+        "prompt_sources": sorted({source for p in given.values() for source in p.sources}),
+        "prompt_set": meta["hash"],
+        "noise_model": promptsets.noise_model(meta),
+        "empty_slice_rule": meta["options"].get("empty_rule", "no prompts"),
+        "oracle": meta["oracle"],
+        "noise": [group.suite.prompts[prompts].noise, group.suite.prompts[prompts].level],
+        "empty_consensus_policy": getattr(segmenter.run.settings, "empty", None),
+        "prompt_seed": group.seed,
+        "training_seed": group.seed if record.get("stages") else None,
+        "split": f"{group.split.rule}, by patient",
+        "size": segmenter.run.config.preprocess.size,
+        "evaluation_size": group.suite.evaluation_size,
+        "backbone": segmenter.run.config.backbone.name,
+        "run": spec.run,
+        "weights_sha256": record["weights_sha256"],
+        "prompts_given": points,
+        "evidence": evidence.to_dict(),
+        "seconds": round(time.monotonic() - started, 2),
+    }
+    patients = {case.name: case.patient for case, _, _ in group.test}
+    return Cell(group.target, group.seed, row, prompts, facts, key, patients, tuple(scores))

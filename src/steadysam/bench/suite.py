@@ -1,0 +1,211 @@
+"""A suite: which methods are trained and scored, on which targets, with which prompts and seeds; one TOML file.
+
+name = "spd"                       # of the suite
+seeds = [0, 1, 2]
+
+[targets.LV]                       # folder below --data, and the structure
+dataset = "Dataset901_ACDC"
+label = "LV"
+
+[prompts.noisy]                    # prompt sets of the test; `training` names the one for training
+simulator = "paper"
+
+[run]                              # configuration that all runs share, as for `steadysam train`
+preprocess.size = 96
+
+[runs.spd]                         # what is trained
+method.name = "spd"
+
+[rows."SPD"]                       # what is scored: a line of the table
+run = "spd"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, model_validator
+
+from steadysam.config import validated
+from steadysam.errors import ConfigError, InputError
+from steadysam.methods import METHODS
+from steadysam.methods.contract import FrozenConfig
+from steadysam.prompts.corrupt import CORRUPTIONS
+from steadysam.prompts.simulate import SIMULATORS
+
+
+class Target(FrozenConfig):
+    """A structure of a data set.
+
+    Args:
+        dataset: folder below the folder of data sets.
+        label: as in `DataConfig`.
+        scribbles: prompt set -> where the annotators' strokes lie and which value marks this structure.
+    """
+
+    dataset: str
+    label: str = "all"
+    scribbles: dict[str, Scribbles] = {}
+
+
+class Scribbles(FrozenConfig):
+    """Label volumes of strokes, named like the cases, in a folder of the data set."""
+
+    folder: str
+    value: int
+    per_slice: int = Field(default=3, ge=1)
+    ignore: tuple[int, ...] = (0,)
+
+
+class PromptSpec(FrozenConfig):
+    """One prompt set, frozen per target and seed.
+
+    Args:
+        simulator, options: a row of `SIMULATORS`; None for strokes that the targets name.
+        base, corruption, severity: instead, another set made worse by a row of `CORRUPTIONS`.
+        oracle: the set says where the truth is: an upper bound, never to be mixed with the other lanes.
+        noise, level: the curve that this set is a point of, and where on it.
+    """
+
+    simulator: str | None = None
+    options: dict[str, Any] = {}
+    base: str | None = None
+    corruption: str | None = None
+    severity: float = Field(default=0.0, ge=0, le=1)
+    oracle: bool = False
+    noise: str = ""
+    level: float = 0.0
+
+    @model_validator(mode="after")
+    def _known(self) -> PromptSpec:
+        if self.simulator is not None and self.simulator not in SIMULATORS:
+            raise ValueError(f"no simulator {self.simulator!r}; there are: {', '.join(SIMULATORS)}")
+        if (self.base is None) != (self.corruption is None):
+            raise ValueError("base and corruption belong together")
+        if self.corruption is not None and self.corruption not in CORRUPTIONS:
+            raise ValueError(f"no corruption {self.corruption!r}; there are: {', '.join(CORRUPTIONS)}")
+        return self
+
+
+class RunSpec(FrozenConfig):
+    """Something that is trained.
+
+    Args:
+        method: `name` and settings, merged over those of the suite's `[run.method]` that the method knows.
+        start: another run of the suite whose weights it starts from; `skip`: stages taken from it as they are.
+        backbone, preprocess, data: values that differ from the suite's.
+        seeds: the seeds with which it is trained; without it all of the suite.
+        sweep: dotted keys below `method` of the learning rates that are chosen on validation cases, together.
+    """
+
+    method: dict[str, Any]
+    start: str | None = None
+    skip: tuple[str, ...] = ()
+    backbone: dict[str, Any] = {}
+    preprocess: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    seeds: tuple[int, ...] | None = None
+    sweep: tuple[str, ...] = ()
+
+
+class PointsFrom(FrozenConfig):
+    """The points that a run of the suite gives to its own decoder, instead of the raw ones."""
+
+    run: str
+    settings: dict[str, Any] = {}
+
+
+class RowSpec(FrozenConfig):
+    """A line of the table.
+
+    Args:
+        run: a key of `runs`.
+        settings: of the method, at test time only.
+        points: `all`, `random:K` (K of each slice), or those that another run chose.
+        prompts: the prompt sets that it is scored with; without it the suite's first.
+        coarse: the row whose masks it refines.
+        group: where it stands in the table, for example `no prompts`.
+        seeds: as for runs.
+    """
+
+    run: str
+    settings: dict[str, Any] = {}
+    points: Annotated[str, Field(pattern=r"^(all|random:[1-9]\d*)$")] | PointsFrom = "all"
+    prompts: tuple[str, ...] = ()
+    coarse: str | None = None
+    group: str = ""
+    seeds: tuple[int, ...] | None = None
+
+
+class Sweep(FrozenConfig):
+    """Learning rates to choose from, once, by the loss on the validation cases of the targets named."""
+
+    rates: tuple[float, ...] = ()
+    targets: tuple[str, ...] = ()
+    seed: int = 0
+
+
+class Suite(FrozenConfig):
+    """The whole file; `training` is the prompt set that runs are trained with."""
+
+    name: str
+    about: str = ""
+    seeds: tuple[int, ...] = (0,)
+    evaluation_size: int = Field(default=512, ge=0)
+    training: str = "noisy"
+    targets: dict[str, Target]
+    prompts: dict[str, PromptSpec]
+    run: dict[str, dict[str, Any]] = {}
+    runs: dict[str, RunSpec]
+    rows: dict[str, RowSpec]
+    sweep: Sweep = Sweep()
+
+    @model_validator(mode="after")
+    def _names_exist(self) -> Suite:
+        _known("training", [self.training], self.prompts)
+        _known("sweep.targets", self.sweep.targets, self.targets)
+        for name, spec in self.prompts.items():
+            _known(f"prompts.{name}.base", [spec.base], self.prompts)
+        for name, run in self.runs.items():
+            _known(f"runs.{name}.method.name", [run.method.get("name", "")], METHODS)
+            _known(f"runs.{name}.start", [run.start], self.runs)
+        for name, row in self.rows.items():
+            _known(f"rows.{name}.run", [row.run], self.runs)
+            _known(f"rows.{name}.coarse", [row.coarse], self.rows)
+            _known(f"rows.{name}.prompts", row.prompts, self.prompts)
+            if isinstance(row.points, PointsFrom):
+                _known(f"rows.{name}.points.run", [row.points.run], self.runs)
+        return self
+
+    def prompts_of(self, row: str) -> tuple[str, ...]:
+        """The prompt sets that a row is scored with."""
+        return self.rows[row].prompts or (next(iter(self.prompts)),)
+
+    def seeds_of(self, row: str) -> tuple[int, ...]:
+        """The seeds of a row: its own, else its run's, else the suite's."""
+        spec = self.rows[row]
+        return spec.seeds or self.runs[spec.run].seeds or self.seeds
+
+
+def read_suite(path: str | Path) -> Suite:
+    """A suite file.
+
+    Raises:
+        InputError: `FILE_MISSING`. ConfigError: `CONFIG_SYNTAX`, `CONFIG_UNKNOWN_KEY`, `CONFIG_VALUE`.
+    """
+    try:
+        values = tomllib.loads(Path(path).read_text("utf-8"))
+    except FileNotFoundError as error:
+        raise InputError("FILE_MISSING", "no such suite file", file=path) from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError("CONFIG_SYNTAX", f"not valid TOML: {error}", file=path) from error
+    return validated(Suite, values)
+
+
+def _known(place: str, names: Any, table: Mapping[str, Any]) -> None:
+    for name in names:
+        if name is not None and name not in table:
+            raise ValueError(f"{place}: there is no {name!r}; there are: {', '.join(table)}")
