@@ -78,12 +78,13 @@ class Group:
         """The configuration of a run; what all runs share, then what the run says."""
         spec, shared = self.suite.runs[run], self.suite.run
         target = self.suite.targets[self.target]
-        kind = METHODS[spec.method["name"]].Config
-        common = {k: v for k, v in shared.get("method", {}).items() if k in kind.model_fields}
+        # a method's own optimiser or decay must survive when the suite sets epochs: tables are merged, not replaced
+        own = METHODS[spec.method["name"]].Config().model_dump(mode="json")
+        common = {key: merged(own, shared.get("method", {}))[key] for key in shared.get("method", {}) if key in own}
         method = merged(common, spec.method)
-        for key in spec.sweep:
-            if run in self.options.rates:
-                method = merged(method, nested(key, self.options.rates[run]))
+        rate = self.options.rates.get(spec.like or run)
+        for key in spec.sweep if rate is not None else ():
+            method = merged(method, nested(key, rate))
         values: dict[str, Any] = {
             "data": {
                 "dataset": str(self.folders.data / target.dataset),

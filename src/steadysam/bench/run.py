@@ -86,7 +86,8 @@ def bench(
         if row not in suite.rows:
             raise ConfigError("BENCH_UNKNOWN", f"the suite has no row {row!r}", expected=", ".join(suite.rows))
     groups = jobs_of(suite, work)
-    needed = {suite.rows[row].run for row in options.rows or suite.rows}
+    runs = [suite.runs[suite.rows[row].run].like or suite.rows[row].run for row in options.rows or suite.rows]
+    needed = set(runs) | {suite.runs[run].start for run in runs}
     sweeps = [(run, target) for run in swept_runs(suite) if run in needed for target in suite.sweep.targets]
     for line in _each(partial(_sweep, suite, folders, options), sweeps[work.part :: work.parts], work):
         tell(line)

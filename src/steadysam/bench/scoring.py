@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -124,7 +123,7 @@ def empty_mask(volume: Volume) -> Mask:
 def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
     spec = group.suite.rows[row]
     segmenter = segmenter_of(group, row, prompts)
-    started, scores, points, evidence = time.monotonic(), [], 0, Evidence()
+    scores, points, evidence = [], 0, Evidence()
     given, meta = group.prompt_set(prompts)
     traits = traits_of(segmenter.run.method)
     for case, volume, mask in group.test:
@@ -159,7 +158,6 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
         "weights_sha256": record["weights_sha256"],
         "prompts_given": points,
         "evidence": evidence.to_dict(),
-        "seconds": round(time.monotonic() - started, 2),
     }
     patients = {case.name: case.patient for case, _, _ in group.test}
     return Cell(group.target, group.seed, row, prompts, facts, key, patients, tuple(scores))

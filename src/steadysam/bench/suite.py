@@ -99,6 +99,7 @@ class RunSpec(FrozenConfig):
         backbone, preprocess, data: values that differ from the suite's.
         seeds: the seeds with which it is trained; without it all of the suite.
         sweep: dotted keys below `method` of the learning rates that are chosen on validation cases, together.
+        like: with `sweep`, take the rate that was chosen for this run instead of choosing again.
     """
 
     method: dict[str, Any]
@@ -109,6 +110,7 @@ class RunSpec(FrozenConfig):
     data: dict[str, Any] = {}
     seeds: tuple[int, ...] | None = None
     sweep: tuple[str, ...] = ()
+    like: str | None = None
 
 
 class PointsFrom(FrozenConfig):
@@ -172,6 +174,7 @@ class Suite(FrozenConfig):
         for name, run in self.runs.items():
             _known(f"runs.{name}.method.name", [run.method.get("name", "")], METHODS)
             _known(f"runs.{name}.start", [run.start], self.runs)
+            _known(f"runs.{name}.like", [run.like], self.runs)
         for name, row in self.rows.items():
             _known(f"rows.{name}.run", [row.run], self.runs)
             _known(f"rows.{name}.coarse", [row.coarse], self.rows)

@@ -22,7 +22,7 @@ from steadysam.training import computing, train
 
 def swept_runs(suite: Suite) -> list[str]:
     """The runs whose rate is chosen."""
-    return [name for name, spec in suite.runs.items() if spec.sweep and suite.sweep.rates]
+    return [name for name, spec in suite.runs.items() if spec.sweep and not spec.like and suite.sweep.rates]
 
 
 def sweep_path(store: Path, run: str, target: str) -> Path:
