@@ -171,6 +171,8 @@ class Suite(FrozenConfig):
         _known("sweep.targets", self.sweep.targets, self.targets)
         for name, spec in self.prompts.items():
             _known(f"prompts.{name}.base", [spec.base], self.prompts)
+            if self._strokes(name) and not any(name in target.scribbles for target in self.targets.values()):
+                raise ValueError(f"prompts.{name}: it names no simulator, and no target has scribbles.{name}")
         for name, run in self.runs.items():
             _known(f"runs.{name}.method.name", [run.method.get("name", "")], METHODS)
             _known(f"runs.{name}.start", [run.start], self.runs)
@@ -183,9 +185,14 @@ class Suite(FrozenConfig):
                 _known(f"rows.{name}.points.run", [row.points.run], self.runs)
         return self
 
-    def prompts_of(self, row: str) -> tuple[str, ...]:
-        """The prompt sets that a row is scored with."""
-        return self.rows[row].prompts or (next(iter(self.prompts)),)
+    def prompts_of(self, row: str, target: str) -> tuple[str, ...]:
+        """The prompt sets that a row is scored with on a target; strokes only where there are some."""
+        named = self.rows[row].prompts or (next(iter(self.prompts)),)
+        return tuple(name for name in named if not self._strokes(name) or name in self.targets[target].scribbles)
+
+    def _strokes(self, name: str) -> bool:
+        spec = self.prompts[name]
+        return spec.simulator is None and (spec.base is None or self._strokes(spec.base))
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
         """The seeds of a row: its own, else its run's, else the suite's."""
