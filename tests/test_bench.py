@@ -5,11 +5,11 @@ import pytest
 
 from conftest import make_affine
 from steadysam.bench.evidence import Evidence, in_mask
-from steadysam.bench.group import Folders, Group, Options, merged, nested
+from steadysam.bench.group import Folders, Group, Options, nested
 from steadysam.bench.promptsets import chosen_points, noise_model, some_points
 from steadysam.bench.run import Work, bench, jobs_of, progress
 from steadysam.bench.store import cell_path, cells, read_cell, slug
-from steadysam.bench.suite import Suite, read_suite
+from steadysam.bench.suite import Suite, merged, read_suite
 from steadysam.bench.sweep import best_rate
 from steadysam.errors import BatchError, ConfigError, InputError
 from steadysam.files import read_json
@@ -216,6 +216,18 @@ def test_a_suite_with_a_mistake_is_refused_by_name(tmp_path, old, new, code):
     with pytest.raises(ConfigError) as caught:
         read_suite(path)
     assert caught.value.code == code
+
+
+def test_a_suite_extends_another_and_says_what_differs(tmp_path):
+    (tmp_path / "base.toml").write_text(TEXT.format(dataset="x"), "utf-8")
+    path = tmp_path / "more.toml"
+    path.write_text('extends = "base.toml"\nname = "more"\n[run.method]\ntuning = { epochs = 7 }\n', "utf-8")
+    suite = read_suite(path)
+    assert (suite.name, suite.seeds, len(suite.rows)) == ("more", (0, 1), 7)
+    assert suite.run["method"]["tuning"] == {"epochs": 7, "slices_per_epoch": 8}
+    (tmp_path / "base.toml").write_text('extends = "more.toml"\n', "utf-8")
+    with pytest.raises(ConfigError, match="circle"):
+        read_suite(path)
 
 
 def test_the_suites_of_the_repository_are_valid(request):

@@ -13,7 +13,7 @@ from typing import Any
 
 from steadysam.bench import promptsets
 from steadysam.bench.store import slug
-from steadysam.bench.suite import PointsFrom, Suite
+from steadysam.bench.suite import PointsFrom, Suite, merged
 from steadysam.config import RunConfig, make_config
 from steadysam.data.cases import Case, read_dataset, resolve_label
 from steadysam.files import content_key, read_json, write_json
@@ -204,15 +204,6 @@ def decisive(config: RunConfig) -> dict[str, Any]:
     values["start"]["run"] = Path(values["start"]["run"] or "").name
     values["compute"] = {key: values["compute"][key] for key in ("seed", "precision", "threads", "matmul")}
     return values
-
-
-def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, `more` winning."""
-    result = dict(base)
-    for key, value in more.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
-    return result
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:

@@ -18,19 +18,20 @@ method.name = "spd"
 
 [rows."SPD"]                       # what is scored: a line of the table
 run = "spd"
+
+A suite may say `extends = "other.toml"`, a file beside it, and then only what differs.
 """
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from steadysam.config import validated
-from steadysam.errors import ConfigError, InputError
+from steadysam.config import read_config, validated
+from steadysam.errors import ConfigError
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig
 from steadysam.prompts.corrupt import CORRUPTIONS
@@ -206,13 +207,23 @@ def read_suite(path: str | Path) -> Suite:
     Raises:
         InputError: `FILE_MISSING`. ConfigError: `CONFIG_SYNTAX`, `CONFIG_UNKNOWN_KEY`, `CONFIG_VALUE`.
     """
-    try:
-        values = tomllib.loads(Path(path).read_text("utf-8"))
-    except FileNotFoundError as error:
-        raise InputError("FILE_MISSING", "no such suite file", file=path) from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError("CONFIG_SYNTAX", f"not valid TOML: {error}", file=path) from error
+    values, seen = read_config(path), [Path(path).resolve()]
+    while "extends" in values:
+        base = seen[-1].parent / values.pop("extends")
+        if base.resolve() in seen:
+            raise ConfigError("CONFIG_VALUE", "suites that extend each other in a circle", file=base)
+        seen.append(base.resolve())
+        values = merged(read_config(base), values)
     return validated(Suite, values)
+
+
+def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, `more` winning."""
+    result = dict(base)
+    for key, value in more.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
 
 
 def _known(place: str, names: Any, table: Mapping[str, Any]) -> None:
