@@ -1,10 +1,12 @@
 """spd.md section 8, checks 6 and 7."""
 
+import math
+
 import pytest
 import torch
 from torch.nn import functional as F
 
-from steadysam.losses import dice_loss, focal_loss, pairwise_consistency, segmentation_terms
+from steadysam.losses import cross_entropy, dice_loss, focal_loss, pairwise_consistency, segmentation_terms
 
 
 @pytest.fixture
@@ -23,6 +25,19 @@ def test_dice_is_summed_per_sample_not_over_the_batch():
     g = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]])
     by_hand = torch.tensor([0.0, 1 - 2 * 1.0 / (1.0 + 2.0)])
     assert torch.allclose(dice_loss(p, g), by_hand, atol=1e-6)
+
+
+def test_dice_with_squares_in_the_denominator_by_hand():
+    p, g = torch.tensor([[0.5, 0.2], [0.0, 1.0]]), torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+    by_hand = torch.tensor([1 - 2 * 0.5 / (0.25 + 0.04 + 1.0), 0.0])
+    assert torch.allclose(dice_loss(p, g, squared=True), by_hand, atol=1e-5)
+
+
+def test_cross_entropy_by_hand():
+    logits, target = torch.tensor([[0.0, 2.0, -1.0]]), torch.tensor([[1.0, 0.0, 1.0]])
+    at = [math.log(2), math.log(1 + math.exp(2)), math.log(1 + math.exp(1))]
+    assert float(cross_entropy(logits, target)) == pytest.approx(sum(at) / 3, rel=1e-6)
+    assert float(cross_entropy(logits, target, 2.0)) == pytest.approx((2 * at[0] + at[1] + 2 * at[2]) / 3, rel=1e-6)
 
 
 def test_focal_with_gamma_zero_is_cross_entropy(generator):

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from steadysam.backbones import BACKBONES, build_backbone, weights
 from steadysam.backbones.fingerprint import fingerprint
 from steadysam.backbones.table import BackboneSpec
+from steadysam.backbones.video.table import VIDEO_MODELS
 from steadysam.backbones.weights import download, find, import_weights, require
 from steadysam.cli.models import app
 from steadysam.errors import CheckpointError, ConfigError, NetworkError, SteadyError
@@ -212,7 +213,7 @@ def test_list_as_json(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     import_weights(NAME, model_file(tmp_path / "a"))
     run("list", "--json")
     rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
-    assert set(rows) == set(BACKBONES)
+    assert set(rows) == set(BACKBONES) | set(VIDEO_MODELS)
     assert rows["sam-vit-base"]["parameters"] == 93_735_728
     assert rows["sam-vit-base"]["file"] is None
     assert rows[NAME]["file"].endswith("model.safetensors")

@@ -12,7 +12,8 @@ from steadysam.methods.contract import Chance, TrainingCase
 from steadysam.methods.spd.config import Config
 from steadysam.methods.spd.saliency import SaliencyHead
 from steadysam.methods.spd.stages import ConsistencySamples, choose_points, decoder_losses
-from steadysam.types import Frame, Preprocess, SlicePoints, SliceStack
+from steadysam.types import Frame, Preprocess, Prompts, SlicePoints, SliceStack
+from toys import click, toy_run_values
 
 
 def make_case(depth=5, size=32, seed=0, name="case") -> TrainingCase:
@@ -165,3 +166,31 @@ def test_a_volume_of_one_slice(model):
     case = make_case(depth=1)
     found = spd.segment(model, Config(), case.stack, case.points, EmbeddingCache())
     assert found.probability.shape == (1, 32, 32)
+
+
+def test_the_head_alone_is_a_function_of_stage_1_only(toy_dataset, tmp_path):
+    """`output = saliency` without any stage 2: the same map as with one, whatever the decoder and the prompts are."""
+    from steadysam.config import make_config
+    from steadysam.data.volumes import read_volume
+    from steadysam.runs import load_run
+    from steadysam.segmenting import segment
+    from steadysam.training import train
+
+    volume = read_volume(toy_dataset / "imagesTs" / "toy_5_0000.nii.gz", slice_axis=2)
+    runs = []
+    for epochs in (0, 1):
+        stages = {f"stage{k}": {"epochs": e, "batch_size": 5, "learning_rate": 5e-3} for k, e in ((1, 2), (2, epochs))}
+        values = toy_run_values(toy_dataset, output="saliency", **stages)
+        runs.append(load_run(train(make_config(values), tmp_path / str(epochs)), "cpu"))
+    head, both = runs
+    assert head.record["stages"]["decoder"]["epochs"] == 0
+    assert head.record["stages"]["saliency"]["epochs"] == 2
+    decoders = [run.model.backbone.mask_decoder.state_dict() for run in runs]
+    fresh = build_backbone("sam-test", 32, seed=0).mask_decoder.state_dict()
+    assert all(torch.equal(decoders[0][name], tensor) for name, tensor in fresh.items()), "stage 2 trained nothing"
+    assert not all(torch.equal(decoders[1][name], tensor) for name, tensor in fresh.items())
+
+    prompts = [Prompts((click("p", xy, 1, volume.grid),)) for xy in ((3, 4), (12, 15))]
+    found = [segment(run, volume, given) for run, given in ((head, prompts[0]), (head, prompts[1]), (both, prompts[0]))]
+    assert len({result.probability.tobytes() for result in found}) == 1
+    assert found[0].probability.std() > 0

@@ -12,13 +12,28 @@ from torch.nn import functional as F
 EPS = 1e-6
 
 
-def dice_loss(probability: Tensor, target: Tensor, eps: float = EPS) -> Tensor:
+def dice_loss(probability: Tensor, target: Tensor, eps: float = EPS, *, squared: bool = False) -> Tensor:
     """Soft Dice loss (2), summed per sample: (B, ...) and (B, ...) -> (B,).
 
     With `eps = 1e-6` a slice with empty truth has loss 1 and next to no gradient; `eps = 1` is the ablation.
+
+    Args:
+        squared: sums of squares in the denominator, as in V-Net (Milletari et al., 3DV 2016) and MedSAM.
     """
     p, g = probability.float().flatten(1), target.float().flatten(1)
-    return 1 - (2 * (p * g).sum(1) + eps) / (p.sum(1) + g.sum(1) + eps)
+    size = (p**2).sum(1) + (g**2).sum(1) if squared else p.sum(1) + g.sum(1)
+    return 1 - (2 * (p * g).sum(1) + eps) / (size + eps)
+
+
+def cross_entropy(logits: Tensor, target: Tensor, positive_weight: float = 1.0) -> Tensor:
+    """Binary cross-entropy, mean over pixels: (B, ...) logits -> (B,).
+
+    Args:
+        positive_weight: factor of the pixels of the object.
+    """
+    z, g = logits.float().flatten(1), target.float().flatten(1)
+    weight = torch.tensor(positive_weight, device=z.device)
+    return F.binary_cross_entropy_with_logits(z, g, reduction="none", pos_weight=weight).mean(1)
 
 
 def focal_loss(logits: Tensor, target: Tensor, gamma: float = 2.0) -> Tensor:

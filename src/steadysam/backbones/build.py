@@ -19,6 +19,7 @@ from steadysam.backbones.layouts import to_backbone
 from steadysam.backbones.resize import resize_positions
 from steadysam.backbones.sam import SamBackbone
 from steadysam.backbones.table import BACKBONES, Architecture, BackboneSpec, ConvArchitecture, architecture_from
+from steadysam.backbones.video.table import VIDEO_MODELS, VideoArchitecture
 from steadysam.errors import CheckpointError, ConfigError
 from steadysam.files import read_json
 
@@ -63,6 +64,10 @@ def random_backbone(architecture: AnyArchitecture, image_size: int, *, seed: int
 
 def check_weights(spec: BackboneSpec, file: Path) -> None:
     """Raise `CheckpointError` unless `file` holds sound weights of exactly this row, at its native size."""
+    if isinstance(spec.architecture, VideoArchitecture):
+        from steadysam.backbones.video.build import check_video_weights
+
+        return check_video_weights(spec, file)
     state = to_backbone(read_safetensors(file), file)
     seen = infer_architecture(state, file, decoder_heads=spec.architecture.decoder_heads)
     if seen != spec.architecture:
@@ -101,7 +106,9 @@ def _read(name: str) -> tuple[Path, dict[str, Tensor], AnyArchitecture]:
             "no such backbone, folder or file",
             seen=name,
             expected=", ".join(BACKBONES),
-            fix="`steadysam models list` shows the names",
+            fix="it is a video model: use it with --method sam2 or medsam2"
+            if name in VIDEO_MODELS
+            else "`steadysam models list` shows the names",
         )
     file = weights_file(path)
     state = read_safetensors(file)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from steadysam import cachefolder
 from steadysam.backbones.table import BACKBONES, BackboneSpec
+from steadysam.backbones.video.table import VIDEO_MODELS
 from steadysam.errors import CheckpointError, ConfigError, NetworkError, SteadyError
 from steadysam.files import new_folder, read_json, sha256_file, sweep_temporaries, write_json
 
@@ -84,13 +85,14 @@ def require(spec: BackboneSpec, home: Path | None = None) -> WeightsRecord:
 
 
 def hub_row(name: str) -> BackboneSpec:
-    """The row `name` of the table, which must have published weights.
+    """The row `name` of the tables of backbones and video models, which must have published weights.
 
     Raises:
         ConfigError: `BACKBONE_UNKNOWN`.
     """
-    spec = BACKBONES.get(name)
-    published = [row.name for row in BACKBONES.values() if row.hub_id is not None]
+    rows = {**BACKBONES, **VIDEO_MODELS}
+    spec = rows.get(name)
+    published = [row.name for row in rows.values() if row.hub_id is not None]
     if spec is None or spec.hub_id is None:
         raise ConfigError(
             "BACKBONE_UNKNOWN",
@@ -136,8 +138,7 @@ def download(
             f"{spec.hub_id} holds pickled weights only, which can run any code when they are read",
             seen=f"revision {spec.revision}",
             expected=_FILE,
-            fix="where you trust it: transformers' SamModel.from_pretrained(ID).save_pretrained(FOLDER),"
-            f" then `steadysam models import {name} FOLDER`",
+            fix=_conversion(spec),
         )
     with _alone(spec, home) as folder:
         if (record := find(spec, home)) is not None:
@@ -185,6 +186,19 @@ def import_weights(name: str, path: str | Path, *, home: Path | None = None) -> 
                 shutil.copyfile(source, temporary / _FILE)
                 _write_record(spec, temporary, digest, f"file:{source.resolve()}")
     return require(spec, home)
+
+
+def _conversion(spec: BackboneSpec) -> str:
+    """How pickled weights of a row become safetensors, where they are trusted."""
+    if spec.name in VIDEO_MODELS:
+        return (
+            "where you trust it: torch.load(FILE, weights_only=True)['model'], then safetensors.torch.save_file,"
+            f" then `steadysam models import {spec.name} FILE.safetensors`"
+        )
+    return (
+        "where you trust it: transformers' SamModel.from_pretrained(ID).save_pretrained(FOLDER),"
+        f" then `steadysam models import {spec.name} FOLDER`"
+    )
 
 
 def _folder(spec: BackboneSpec, home: Path | None) -> Path:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from steadysam.backbones.table import BACKBONES, BackboneSpec
+from steadysam.backbones.video.table import VIDEO_MODELS
 from steadysam.backbones.weights import download, find, import_weights
 
 app = App(name="models", help="List, download and import backbones.")
@@ -24,7 +25,7 @@ def _say(text: str) -> None:
 def list_models(
     *, json_: Annotated[bool, Parameter(name="--json", negative="")] = False, home: Path | None = None
 ) -> None:
-    """Show every backbone: parameters, licence, and whether its weights are on this machine.
+    """Show every backbone and video model: parameters, licence, and whether its weights are on this machine.
 
     For example:
 
@@ -38,7 +39,7 @@ def list_models(
     home
         Folder of the weights; default STEADYSAM_HOME, else ~/.cache/steadysam.
     """
-    rows = [_row(spec, home) for spec in BACKBONES.values()]
+    rows = [_row(spec, home) for spec in (*BACKBONES.values(), *VIDEO_MODELS.values())]
     if json_:
         _say(json.dumps(rows, indent=2))
         return

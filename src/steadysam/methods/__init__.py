@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from steadysam.methods import sam_tuning, spd, zero_shot
+from steadysam.methods import lora_sam, medical_sam_adapter, medsam, sam_refiner, sam_tuning, spd, zero_shot
 from steadysam.methods.contract import Method
 
-METHODS: Mapping[str, Method] = MappingProxyType({"spd": spd, "sam_tuning": sam_tuning, "zero_shot": zero_shot})
+METHODS: Mapping[str, Method] = MappingProxyType(
+    {
+        "spd": spd,
+        "sam_tuning": sam_tuning,
+        "zero_shot": zero_shot,
+        "medsam": medsam,
+        "medical_sam_adapter": medical_sam_adapter,
+        "lora_sam": lora_sam,
+        "sam_refiner": sam_refiner,
+    }
+)

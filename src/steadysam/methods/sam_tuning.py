@@ -1,6 +1,8 @@
 """SAM-Tuning: SPD's network and budget with the filter removed.
 
 LoRA in the encoder and the mask decoder are trained jointly on the raw noisy points; the prompt encoder is frozen.
+Two controls: the decoder alone is trained (`train = "decoder"`), and every slice is given its neighbours' points too,
+unfiltered (`prompts = "neighbours"`).
 """
 
 from __future__ import annotations
@@ -8,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, cast
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from steadysam.augment import AugmentConfig
@@ -15,17 +18,25 @@ from steadysam.backbones.backbone import Backbone
 from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
 from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import segmentation_terms
-from steadysam.methods.contract import Batch, FrozenConfig, LoraConfig, Stage, StageSettings
+from steadysam.methods.contract import Batch, FrozenConfig, LoraConfig, Stage, StageSettings, TrainingCase
+from steadysam.methods.neighbours import gather_neighbours, with_neighbours
 from steadysam.methods.samples import AugmentedSlices
-from steadysam.methods.slicewise import decode_rows, decode_stack, encode_stack, encoder_key, mean_terms
-from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
+from steadysam.methods.slicewise import accept_all, decode_rows, decode_stack, encode_stack, encoder_key, mean_terms
+from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 
 class Config(FrozenConfig):
-    """How the encoder is adapted, and whether prompts are drawn anew at each visit."""
+    """How the encoder is adapted, and whether prompts are drawn anew at each visit.
+
+    With `train = "decoder"` the encoder stays as it came, whatever `adapt` says. With `prompts = "neighbours"` a slice
+    has the points of n slices on each side besides its own, in training and at test.
+    """
 
     adapt: Literal["lora", "full"] = "lora"
     lora: LoraConfig = LoraConfig()
+    train: Literal["joint", "decoder"] = "joint"
+    prompts: Literal["raw", "neighbours"] = "raw"
+    n: int = Field(default=2, ge=0)
     redraw: bool = False
     dice_weight: float = 0.7
     focal_weight: float = 0.3
@@ -48,7 +59,7 @@ class SamTuning(nn.Module):
 
 def build(config: Config, backbone: Backbone) -> SamTuning:
     """The backbone, with LoRA where the encoder is adapted by it."""
-    if config.adapt == "lora":
+    if config.train == "joint" and config.adapt == "lora":
         lora = config.lora
         sam = cast(AdaptableBackbone, backbone)
         inject_lora(sam, lora.rank, lora.alpha, lora.dropout, lora.targets, seed=draw_seed())
@@ -61,14 +72,19 @@ def stages(config: Config) -> tuple[Stage, ...]:
     return (
         Stage(
             name="tuning",
-            trainable=("backbone.mask_decoder.*", encoder),
+            trainable=("backbone.mask_decoder.*", encoder) if config.train == "joint" else ("backbone.mask_decoder.*",),
             samples=lambda model, cases, cache: AugmentedSlices(
-                cases, config.augment, prompted=True, redraw=config.redraw
+                prompted_cases(cases, config), config.augment, prompted=True, redraw=config.redraw
             ),
             losses=lambda model, batch: tuning_losses(cast(SamTuning, model), batch, config),
             settings=config.tuning,
         ),
     )
+
+
+def prompted_cases(cases: Sequence[TrainingCase], config: Config) -> Sequence[TrainingCase]:
+    """The cases with the points that the decoder is to be given."""
+    return cases if config.prompts == "raw" else [with_neighbours(case, config.n) for case in cases]
 
 
 def tuning_losses(model: SamTuning, batch: Batch, config: Config) -> dict[str, Tensor]:
@@ -82,13 +98,9 @@ def tuning_losses(model: SamTuning, batch: Batch, config: Config) -> dict[str, T
 def segment(
     model: nn.Module, config: Config, stack: SliceStack, points: Sequence[SlicePoints], cache: EmbeddingCache
 ) -> Segmentation:
-    """Encode and decode with the prompts as they came."""
+    """Encode and decode with the prompts as they came, or with the neighbours' too."""
     sam = cast(SamTuning, model).sam
     embeddings = encode_stack(sam, stack, cache, encoder_key(sam))
-    probability = decode_stack(sam, embeddings, points)
-    decisions = tuple(
-        Decision(name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y)))
-        for t, here in enumerate(points)
-        for name, (x, y) in zip(here.ids, here.xy, strict=True)
-    )
-    return Segmentation(probability, None, tuple(points), decisions, {"decoder_points": sum(map(len, points))})
+    given = tuple(points) if config.prompts == "raw" else gather_neighbours(points, config.n)
+    probability = decode_stack(sam, embeddings, given)
+    return Segmentation(probability, None, given, accept_all(points), {"decoder_points": sum(map(len, given))})

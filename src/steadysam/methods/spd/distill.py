@@ -17,6 +17,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from steadysam.methods.neighbours import gather_neighbours as gather_neighbours
 from steadysam.types import Decision, SlicePoints
 
 Sampling = Literal["nearest", "bilinear"]
@@ -188,19 +189,3 @@ def _fill_empty(
         reason = f"no prompt survived on this slice: the peak of its saliency, {value:.2f}"
         return filled, [*made, Decision(_PEAK, t, t, "added", reason, value, value, ((t, value),), (column, row))]
     return kept, made
-
-
-def gather_neighbours(points: Sequence[SlicePoints], n: int) -> tuple[SlicePoints, ...]:
-    """Own and neighbours' points, unfiltered: the control that asks whether it is the filter or the extra points."""
-    depth = len(points)
-    result = []
-    for t in range(depth):
-        window = [points[j] for j in range(max(0, t - n), min(depth, t + n + 1))]
-        result.append(
-            SlicePoints(
-                np.concatenate([p.xy for p in window]),
-                np.concatenate([p.positive for p in window]),
-                tuple(name for p in window for name in p.ids),
-            )
-        )
-    return tuple(result)

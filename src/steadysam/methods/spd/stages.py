@@ -13,10 +13,11 @@ from steadysam.augment import IDENTITY, Augmentation, draw, move_images, move_po
 from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import pairwise_consistency, segmentation_terms
 from steadysam.methods.contract import Batch, Chance, TrainingCase
+from steadysam.methods.neighbours import gather_neighbours
 from steadysam.methods.samples import list_slices
 from steadysam.methods.slicewise import decode_rows, encode_stack, encoder_key, mean_terms
 from steadysam.methods.spd.config import Config
-from steadysam.methods.spd.distill import Distilled, distill, gather_neighbours
+from steadysam.methods.spd.distill import Distilled, distill
 from steadysam.methods.spd.saliency import Spd, saliency_maps
 from steadysam.types import Decision, SlicePoints
 

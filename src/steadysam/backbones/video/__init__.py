@@ -1,0 +1,1 @@
+"""SAM 2 and its kin, which follow an object through slices as through the frames of a video; from `transformers`."""
