@@ -85,7 +85,7 @@ class Answers:
 
     Args:
         logits: (B, M, m, m) float32 on the model's mask grid, on the CPU.
-        iou: (B, M) predicted IoU of each.
+        iou: (B, M) predicted IoU, descending.
     """
 
     logits: Tensor
@@ -99,7 +99,6 @@ def ask(
     points: Sequence[SlicePoints],
     masks: Tensor | Sequence[Tensor | None] | None = None,
     choice: Literal["auto", "single", "best"] = "auto",
-    rank: Literal["stable", "iou"] = "stable",
 ) -> Answers:
     """Three masks where the prompt is one click, which may mean a part or the whole; else the one for clear prompts.
 
@@ -112,7 +111,6 @@ def ask(
         masks: (B, 1, m, m) logits of an earlier answer, or None, for all rows or row by row; rows that have one are
             clear.
         choice: `single` asks for the one mask, `best` for three, whatever the prompts.
-        rank: which mask comes first: `iou` goes by the predicted IoU alone, `stable` by its product with `stability`.
     """
     device = next(backbone.mask_decoder.parameters()).device
     rough: list[Tensor | None] = [None] * len(points) if masks is None else list(masks)
@@ -128,23 +126,13 @@ def ask(
             prior = torch.stack(given).to(device) if given else None
             chosen = embeddings[part].to(device).float()
             logits, iou = backbone.decode_full(chosen, [points[r] for r in part], masks=prior, multimask=not single)
-            trust = iou * stability(logits) if rank == "stable" else iou
-            order = trust.argsort(1, descending=True)
+            order = iou.argsort(1, descending=True)
             for place, row in enumerate(part):
                 found[row] = (logits[place][order[place]].float().cpu(), iou[place][order[place]].float().cpu())
     most = max((len(iou) for _, iou in found.values()), default=0)
     pairs = [found[row] for row in range(len(points))]
     full = [(x, i) if len(i) == most else (x.expand(most, -1, -1), i.expand(most)) for x, i in pairs]
     return Answers(torch.stack([x for x, _ in full]), torch.stack([i for _, i in full]))
-
-
-def stability(logits: Tensor, offset: float = 1.0) -> Tensor:
-    """(..., m, m) logits -> (...) IoU of the masks at thresholds -`offset` and `offset`, which is 0 to 1.
-
-    With it and the predicted IoU SAM's automatic mask generator judges masks (Kirillov et al., ICCV 2023, appendix B).
-    """
-    inner, outer = (logits > offset).flatten(-2).sum(-1), (logits > -offset).flatten(-2).sum(-1)
-    return inner / outer.clamp(min=1)
 
 
 def to_model(logits: Tensor, size: int) -> Tensor:

@@ -145,7 +145,7 @@ def refine(
         mined = [mine(masks[b], features[b], config) for b in rows]
         prior = [prior_logits(m.mask, backbone.mask_size) for m in mined]
         # three masks for every row, the best first
-        answers = ask(backbone, embeddings[rows], [m.points for m in mined], prior, choice="best", rank="iou")
+        answers = ask(backbone, embeddings[rows], [m.points for m in mined], prior, choice="best")
         probability[rows] = to_model(answers.logits[:, 0], backbone.image_size).sigmoid().numpy()
         masks[rows] = probability[rows] > 0.5
         scores[rows] = answers.iou[:, 0].numpy()
