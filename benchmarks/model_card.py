@@ -48,6 +48,10 @@ def facts(run: Path, weights: Path) -> dict[str, str]:
     }
 
 
+HEADINGS = {"one": "one click", "three": "three clicks", "one_95": "95 %", "three_95": "95 %", "box_95": "95 %"}
+HEADINGS |= {"n_samples": "slices x seeds"}
+
+
 def score_tables(results: Path) -> str:
     """The bars, the means and the model's rows by target."""
     parts = []
@@ -64,11 +68,13 @@ def score_tables(results: Path) -> str:
         skip = {*leading, "empty_consensus_policy", *(() if first == "method" else ("method",))}
         columns = [key for key in rows[0] if key not in skip]
         columns.sort(key=lambda key: (key != first, key not in numbers and "_95" not in key))
-        parts.append(to_markdown(rows, columns, headings={"one": "one click", "three": "three clicks"}))
+        parts.append(to_markdown(rows, columns, headings=HEADINGS))
     return "\n\n".join(parts) if parts else "Not measured."
 
 
 def _number(text: str) -> object:
+    if text.startswith("(") and text.endswith(")"):  # an interval, as the CSV has it
+        return tuple(float(part) for part in text[1:-1].split(","))
     try:
         return float(text) if "." in text else int(text)
     except ValueError:
