@@ -150,6 +150,21 @@ def test_the_same_command_keeps_what_is_there(store, capsys):
     assert {p: p.stat().st_mtime_ns for p in (path / "cells").iterdir()} == before
 
 
+def test_a_kept_cell_follows_the_suite_to_another_place(store):
+    suite, path, _ = store
+    read = read_suite(suite)
+    rows = {**read.rows, "Local": read.rows["Local"].model_copy(update={"group": "moved", "figure": "n", "x": 0})}
+    place = cell_path(path, "blob", 0, "Local", "noisy")
+    before = read_cell(place)
+    moved = read.model_copy(update={"rows": rows})
+    bench(moved, folders_of(store), Work(seeds=(0,)), Options(rows=("Local",)), lambda line: None)
+    after = read_cell(place)
+    assert (after.facts["group"], after.facts["figure"], after.facts["x"]) == ("moved", "n", 0)
+    assert (after.key, after.cases) == (before.key, before.cases)
+    bench(read, folders_of(store), Work(seeds=(0,)), Options(rows=("Local",)), lambda line: None)
+    assert read_cell(place) == before
+
+
 def test_a_cell_made_again_has_the_same_bytes(store):
     suite, path, _ = store
     place = cell_path(path, "blob", 0, "SPD", "noisy")

@@ -234,6 +234,8 @@ def validated(kind: type[Checked], values: Mapping[str, Any], prefix: str = "") 
         raise ConfigError("CONFIG_UNKNOWN_KEY", f"there is no setting {place!r}", fix=hint)
     if first["type"] == "missing":
         raise ConfigError("CONFIG_MISSING", f"setting {place!r} is needed")
+    if not first["loc"]:  # a rule about the whole: the values would be pages long
+        raise ConfigError("CONFIG_VALUE", first["msg"].removeprefix("Value error, "))
     raise ConfigError("CONFIG_VALUE", f"setting {place!r}: {first['msg']}", seen=repr(first.get("input")))
 
 

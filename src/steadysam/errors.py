@@ -126,3 +126,9 @@ class NetworkError(SteadyError):
     """A download failed, or was asked for in offline mode."""
 
     exit_code = 11
+
+
+class ExternalError(SteadyError):
+    """A program of others that we call is not installed, or it failed."""
+
+    exit_code = 12

@@ -13,7 +13,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -145,6 +145,23 @@ def content_key(*parts: Any) -> str:
         digest.update(f"{kind}:{len(body)}:".encode())
         digest.update(body)
     return digest.hexdigest()
+
+
+@contextmanager
+def growing_log(path: str | Path) -> Iterator[IO[bytes]]:
+    """A log to which another program adds while it runs; the one kind of file that is seen before it is whole.
+
+    Raises:
+        FileSystemError, ResourceError: see `write_error`.
+    """
+    path = Path(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    except OSError as error:
+        raise write_error(path, error) from error
+    with open(path, "ab", buffering=0) as handle:
+        yield handle
 
 
 @contextmanager

@@ -25,6 +25,8 @@ from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.backbones.fingerprint import fingerprint
 from steadysam.backbones.lora import merge_lora
 from steadysam.backbones.table import architecture_from
+from steadysam.backbones.video.build import native_size
+from steadysam.backbones.video.table import VIDEO_MODELS
 from steadysam.checkpoints import load_into
 from steadysam.config import RunConfig, make_config, read_config
 from steadysam.errors import CheckpointError, ConfigError, ResourceError, SteadyError
@@ -129,7 +131,8 @@ def zero_shot_run(
     """A backbone with its own weights, ready to segment without any training.
 
     Args:
-        name: a row of `BACKBONES` with weights, or a weights file.
+        name: a row of `BACKBONES` with weights, or a weights file; for a method that brings its own network, a row of
+            `VIDEO_MODELS`, or a folder or file that its setting `weights` may name.
         size: pixels of the model's image; 0 takes what the weights were made for.
         method: one that is of use before any training: `zero_shot`, or another whose traits say so.
         window: see `steadysam.types.Preprocess`.
@@ -148,12 +151,16 @@ def zero_shot_run(
             expected=", ".join(able),
             fix="train a run and pass its folder",
         )
-    spec = BACKBONES.get(name)
+    own = not traits_of(METHODS[method]).backbone
+    table = VIDEO_MODELS if own else BACKBONES
+    spec = table.get(name)
     if spec is not None and spec.from_scratch:
-        pretrained = [row.name for row in BACKBONES.values() if not row.from_scratch]
+        pretrained = [row.name for row in table.values() if not row.from_scratch]
         raise ConfigError(
             "ZERO_SHOT_RANDOM", "this model has no weights to segment with", seen=name, expected=", ".join(pretrained)
         )
+    if own:
+        size, settings = size or native_size(name), {"weights": name, **settings}
     preprocess = {"size": size or (spec.native_size if spec else 256), "window": window}
     values = {
         "data": {"dataset": "", "label": "all"},
@@ -172,6 +179,9 @@ def zero_shot_run(
 def empty_model(config: RunConfig, architecture: Mapping[str, Any] | None) -> tuple[nn.Module, FrozenConfig]:
     """The network of a run whose weights are about to be loaded; needs no file but the run's own."""
     settings = config.method_config()
+    blank = getattr(METHODS[config.method_name], "blank", None)
+    if blank is not None:  # the method would load weights of its own, which need not be on this machine
+        return blank(settings), settings
     backbone = None
     if traits_of(METHODS[config.method_name]).backbone:
         shape = None if architecture is None else architecture_from(architecture)

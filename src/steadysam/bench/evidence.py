@@ -52,7 +52,8 @@ class Evidence:
         """Count one case; `prompts` are those that the method was given."""
         kept = {(d.prompt_id, d.slice) for d in result.decisions if d.verdict == "accepted"}
         raw = slice_points(prompts, truth.grid)
-        for t, (before, after) in enumerate(zip(raw, result.points, strict=True)):
+        given = result.points or (SlicePoints.empty(),) * len(raw)  # a method that decodes nothing names none
+        for t, (before, after) in enumerate(zip(raw, given, strict=True)):
             plane = truth.slice_image(t)
             kind = "positive" if plane.any() else "empty"
             self.counts[f"slices_{kind}"] += 1

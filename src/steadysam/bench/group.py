@@ -161,7 +161,7 @@ class Group:
         """Hash of all settings that decide a cell; paths and devices are none of them."""
         spec = self.suite.rows[row]
         runs = [spec.run, *([spec.points.run] if isinstance(spec.points, PointsFrom) else [])]
-        parts: list[Any] = [spec.model_dump(mode="json", exclude={"prompts", "group", "seeds"})]
+        parts: list[Any] = [spec.model_dump(mode="json", exclude={"prompts", "group", "figure", "x", "seeds"})]
         while runs:
             run = runs.pop()
             parts.append(decisive(self.config(run)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -56,7 +56,10 @@ def score(group: Group, row: str, prompts: str) -> bool:
     key = group.key(row, prompts)
     path = cell_path(group.folders.store, group.target, group.seed, row, prompts)
     if path.exists():
-        if read_cell(path).key == key:
+        kept = read_cell(path)
+        if kept.key == key:
+            if (facts := {**kept.facts, **_place(group, row, prompts)}) != kept.facts:
+                write_cell(group.folders.store, replace(kept, facts=facts))  # the suite shows it elsewhere now
             return False
         if not group.options.redo:
             raise ConfigError(
@@ -136,7 +139,7 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
     record = segmenter.run.record
     facts = {
         "method": segmenter.run.config.method_name,
-        "group": spec.group,
+        **_place(group, row, prompts),
         "settings": spec.settings,
         "points": spec.points if isinstance(spec.points, str) else spec.points.model_dump(mode="json"),
         "coarse": spec.coarse,
@@ -146,7 +149,6 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
         "noise_model": promptsets.noise_model(meta),
         "empty_slice_rule": meta["options"].get("empty_rule", "no prompts"),
         "oracle": meta["oracle"],
-        "noise": [group.suite.prompts[prompts].noise, group.suite.prompts[prompts].level],
         "empty_consensus_policy": getattr(segmenter.run.settings, "empty", None),
         "prompt_seed": group.seed,
         "training_seed": group.seed if record.get("stages") else None,
@@ -161,3 +163,17 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
     }
     patients = {case.name: case.patient for case, _, _ in group.test}
     return Cell(group.target, group.seed, row, prompts, facts, key, patients, tuple(scores))
+
+
+def _place(group: Group, row: str, prompts: str) -> dict[str, Any]:
+    """Where tables and figures show a cell; decides no score."""
+    spec, given = group.suite.rows[row], group.suite.prompts[prompts]
+    places = ((group.suite.targets, group.target), (group.suite.prompts, prompts), (group.suite.rows, row))
+    return {
+        "group": spec.group,
+        "figure": spec.figure,
+        "x": spec.x,
+        "order": [list(table).index(name) for table, name in places],
+        "noise": [given.noise, given.level],
+        "base": given.base,
+    }

@@ -48,8 +48,8 @@ def cell_path(store: Path, target: str, seed: int, row: str, prompts: str) -> Pa
 
 
 def slug(text: str) -> str:
-    """Letters, digits and hyphens only, as file names want them."""
-    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text)
+    """Letters, digits and hyphens only, as file names want them; `+` becomes `p`, so that UNet++ is not UNet."""
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.replace("+", "p"))
     return "-".join(part for part in kept.split("-") if part)
 
 

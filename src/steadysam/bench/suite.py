@@ -30,6 +30,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
+from steadysam.bench.store import slug
 from steadysam.config import read_config, validated
 from steadysam.errors import ConfigError
 from steadysam.methods import METHODS
@@ -131,6 +132,7 @@ class RowSpec(FrozenConfig):
         prompts: the prompt sets that it is scored with; without it the suite's first.
         coarse: the row whose masks it refines.
         group: where it stands in the table, for example `no prompts`.
+        figure, x: the figure that this row is a point of, and where on its axis: a number or a word.
         seeds: as for runs.
     """
 
@@ -140,6 +142,8 @@ class RowSpec(FrozenConfig):
     prompts: tuple[str, ...] = ()
     coarse: str | None = None
     group: str = ""
+    figure: str = ""
+    x: int | float | str | None = None
     seeds: tuple[int, ...] | None = None
 
 
@@ -170,6 +174,8 @@ class Suite(FrozenConfig):
     def _names_exist(self) -> Suite:
         _known("training", [self.training], self.prompts)
         _known("sweep.targets", self.sweep.targets, self.targets)
+        for kind in ("targets", "prompts", "runs", "rows"):
+            _differ_as_files(kind, getattr(self, kind))
         for name, spec in self.prompts.items():
             _known(f"prompts.{name}.base", [spec.base], self.prompts)
             if self._strokes(name) and not any(name in target.scribbles for target in self.targets.values()):
@@ -224,6 +230,13 @@ def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
         both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
         result[key] = merged(result[key], value) if both else value
     return result
+
+
+def _differ_as_files(kind: str, names: Any) -> None:
+    seen: dict[str, str] = {}
+    for name in names:
+        if seen.setdefault(slug(name), name) != name:
+            raise ValueError(f"{kind}: {seen[slug(name)]!r} and {name!r} would be one file, {slug(name)}")
 
 
 def _known(place: str, names: Any, table: Mapping[str, Any]) -> None:

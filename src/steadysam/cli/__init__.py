@@ -30,7 +30,7 @@ Or click, without any training:
     steadysam segment-click IMAGE.nii.gz --point 96,110,7 -o out
 
 Exit codes: 0 ok, 2 usage, 3 configuration, 4 input data, 5 model, 6 some cases failed, 7 resources,
-8 file system, 10 output check, 11 network."""
+8 file system, 10 output check, 11 network, 12 a program of others."""
 
 # the help of commands named as text stands here: it would hide their docstrings
 DEMO = """Draw data, train, segment and report, in a few minutes.
@@ -54,6 +54,7 @@ app.command(pretrain_command, name="pretrain")
 app.command(bench_command, name="bench")
 app.command("steadysam.cli.prompts:app", name="prompts", help="Check, convert, simulate and corrupt prompt files.")
 app.command("steadysam.cli.models:app", name="models", help="List, download and import backbones.")
+app.command("steadysam.cli.nnunet:app", name="nnunet", help="Train and use nnU-Net v2, an outside competitor.")
 app.command("steadysam.cli.demo:demo", name="demo", help=DEMO)
 app.command("steadysam.cli.info:info", name="info", help=INFO)
 

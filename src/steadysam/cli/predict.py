@@ -52,6 +52,10 @@ def predict(
         steadysam predict -i imagesTs -m runs/unet -o coarse
         steadysam predict -i imagesTs --coarse coarse -m steadysam-tiny --method sam_refiner -o refined
 
+    SAM 2 and MedSAM2 follow the object from slice to slice:
+
+        steadysam predict -i case.nii.gz --prompts clicks.mrk.json -m sam2.1-hiera-tiny --method sam2 -o out
+
     Parameters
     ----------
     input_
@@ -62,7 +66,7 @@ def predict(
         Mask file, or folder of masks named like the cases, for methods that refine masks.
     model
         Run folder written by train; or a row of `steadysam models list` with weights, such as steadysam-tiny, or a
-        weights file, to segment without any training.
+        weights file or folder, to segment without any training.
     output
         Folder to write.
     method
@@ -83,6 +87,7 @@ def predict(
         key=value of the method, acting at inference, such as tau=0.4.
     """
     from steadysam.backbones import BACKBONES
+    from steadysam.backbones.video.table import VIDEO_MODELS
     from steadysam.cachefolder import cache_folder
     from steadysam.config import apply_settings
     from steadysam.embeddings import EmbeddingCache
@@ -93,7 +98,8 @@ def predict(
     from steadysam.training import computing
 
     overrides: dict[str, Any] = apply_settings({}, settings)
-    untrained = model in BACKBONES or Path(model).is_file()
+    named = model in BACKBONES or model in VIDEO_MODELS
+    untrained = named or Path(model).is_file() or (Path(model) / "config.json").is_file()
     run = (
         zero_shot_run(model, device, method=method, **overrides) if untrained else load_run(model, device, **overrides)
     )

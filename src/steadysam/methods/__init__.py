@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from steadysam.methods import lora_sam, medical_sam_adapter, medsam, sam_refiner, sam_tuning, spd, zero_shot
+from steadysam.methods import (
+    lora_sam,
+    medical_sam_adapter,
+    medsam,
+    medsam2,
+    sam2,
+    sam_refiner,
+    sam_tuning,
+    spd,
+    zero_shot,
+)
 from steadysam.methods.contract import Method
 
 METHODS: Mapping[str, Method] = MappingProxyType(
@@ -17,5 +27,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "medical_sam_adapter": medical_sam_adapter,
         "lora_sam": lora_sam,
         "sam_refiner": sam_refiner,
+        "sam2": sam2,
+        "medsam2": medsam2,
     }
 )

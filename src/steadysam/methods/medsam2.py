@@ -13,7 +13,7 @@ __all__ = ["TRAITS", "Config", "blank", "build", "segment", "stages"]
 
 
 class Config(VideoConfig):
-    __doc__ = VideoConfig.__doc__
+    """The settings of `VideoConfig` with MedSAM2's defaults."""
 
     lane: Lane = "box"
     keep_largest: bool = True

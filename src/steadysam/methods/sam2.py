@@ -14,4 +14,4 @@ __all__ = ["TRAITS", "Config", "blank", "build", "segment", "stages"]
 
 
 class Config(VideoConfig):
-    __doc__ = VideoConfig.__doc__
+    """The settings of `VideoConfig` with its defaults: points on every slice."""

@@ -6,13 +6,14 @@ Slices are shown as stored (x to the right, y down), with true pixel proportions
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+from steadysam.report.style import DASHES, MARKERS, SERIES, plain_axes, png
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,8 +28,6 @@ MARKS: dict[str, tuple[str, str, str]] = {
     "rejected": ("X", "#FF5FA8", "rejected prompt"),
     "ignored": ("s", "#BBBBBB", "ignored prompt"),
 }
-_SERIES = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-_DASHES = ("-", "--", "-.", ":")
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +114,7 @@ def strip(
             )
     if legend:
         _legend(figure, [panel for row in rows for panel in row])
-    return _png(figure)
+    return png(figure)
 
 
 def curves(
@@ -140,8 +139,8 @@ def curves(
     axes = figure.subplots()
     for k, (name, points) in enumerate(series.items()):
         x, y = np.array(points, float).reshape(-1, 2).T
-        colour, dash = _SERIES[k % len(_SERIES)], _DASHES[(k // len(_SERIES)) % len(_DASHES)]
-        axes.plot(x, y, dash, color=colour, marker="osD^vXP"[k % 7], markersize=5, label=name)
+        colour, dash = SERIES[k % len(SERIES)], DASHES[(k // len(SERIES)) % len(DASHES)]
+        axes.plot(x, y, dash, color=colour, marker=MARKERS[k % 7], markersize=5, label=name)
         if bands and name in bands:
             low, high = np.array(bands[name], float).reshape(-1, 2).T
             axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
@@ -152,9 +151,9 @@ def curves(
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter("{x:,g}")
         axes.xaxis.set_minor_formatter(NullFormatter())
-    _plain_axes(axes, xlabel, ylabel, title)
+    plain_axes(axes, xlabel, ylabel, title)
     axes.legend(frameon=False, fontsize=8)
-    return _png(figure)
+    return png(figure)
 
 
 def dots(values: Mapping[str, float], *, xlabel: str, title: str = "", most: int = 60) -> bytes:
@@ -166,12 +165,12 @@ def dots(values: Mapping[str, float], *, xlabel: str, title: str = "", most: int
     axes = figure.subplots()
     rows = np.arange(len(shown))
     axes.hlines(rows, 0, [value for _, value in shown], color="#CCCCCC", linewidth=1)
-    axes.plot([value for _, value in shown], rows, "o", color=_SERIES[0], markersize=5)
+    axes.plot([value for _, value in shown], rows, "o", color=SERIES[0], markersize=5)
     axes.set_yticks(rows, [name for name, _ in shown], fontsize=7)
     axes.set_xlim(-0.02, 1.02)
     axes.invert_yaxis()
-    _plain_axes(axes, xlabel, "", title)
-    return _png(figure)
+    plain_axes(axes, xlabel, "", title)
+    return png(figure)
 
 
 def zoom_window(
@@ -272,18 +271,3 @@ def _proportion(panel: Panel, spacing: tuple[float, float]) -> float:
     height, width = panel.image.shape[:2]
     x0, y0, x1, y1 = panel.window or (0, 0, width, height)
     return (y1 - y0) * spacing[0] / ((x1 - x0) * spacing[1])
-
-
-def _plain_axes(axes: Axes, xlabel: str, ylabel: str, title: str) -> None:
-    axes.set_xlabel(xlabel)
-    axes.set_ylabel(ylabel)
-    axes.set_title(title, fontsize=10)
-    axes.grid(alpha=0.25)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _png(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", metadata={"Software": None})
-    return buffer.getvalue()

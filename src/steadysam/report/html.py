@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ class Table:
     Args:
         emphasised: index of the row to set apart (such as the all-empty row), or None.
         digits: places after the point.
+        blocks: index of a row -> heading of the block that begins with it.
     """
 
     columns: Mapping[str, str]
@@ -35,6 +36,7 @@ class Table:
     caption: str = ""
     emphasised: int | None = None
     digits: int = 3
+    blocks: Mapping[int, str] = field(default_factory=dict)
 
     def cells(self) -> list[list[tuple[str, bool]]]:
         """Rows of `(text, is a number)`."""

@@ -54,19 +54,24 @@ def to_markdown(
     *,
     headings: Mapping[str, str] | None = None,
     digits: int = 3,
+    blocks: Mapping[int, str] | None = None,
 ) -> str:
     """A Markdown table, numbers right-aligned and rounded to `digits` places.
 
     Args:
         headings: column -> heading where it is not the column's own name (or that of `LEADING`).
+        blocks: index of a row -> heading of the block that begins with it.
     """
     names = {**LEADING, **(headings or {})}
-    numeric = [_is_numeric(rows, key) for key in columns]
+    numeric = [is_numeric(rows, key) for key in columns]
     lines = [
         "| " + " | ".join(_escape(names.get(key, key)) for key in columns) + " |",
         "|" + "|".join("---:" if number else "---" for number in numeric) + "|",
     ]
-    lines += ["| " + " | ".join(_escape(shown(row.get(key), digits)) for key in columns) + " |" for row in rows]
+    for index, row in enumerate(rows):
+        if blocks and index in blocks:
+            lines.append(f"| **{_escape(blocks[index])}** |" + " |" * (len(columns) - 1))
+        lines.append("| " + " | ".join(_escape(shown(row.get(key), digits)) for key in columns) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -109,7 +114,8 @@ def shown(value: Any, digits: int = 3) -> str:
     return text[:12] if is_hash else text
 
 
-def _is_numeric(rows: Sequence[Row], key: str) -> bool:
+def is_numeric(rows: Sequence[Row], key: str) -> bool:
+    """Whether a column holds numbers only, as far as it is filled."""
     present = [row[key] for row in rows if row.get(key) is not None]
     return bool(present) and all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in present)
 

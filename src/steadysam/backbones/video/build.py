@@ -56,6 +56,11 @@ def video_model(name: str, image_size: int = 0, *, weights: bool = True, home: P
     return model.eval()
 
 
+def native_size(name: str) -> int:
+    """Pixels of the image that the weights `name` were made for; the same names and errors as `video_model`."""
+    return _source(name, False, None).native_size
+
+
 def check_video_weights(spec: BackboneSpec, file: Path) -> None:
     """Raise `CheckpointError` unless `file` holds sound weights of exactly this row."""
     with torch.random.fork_rng(devices=[]):

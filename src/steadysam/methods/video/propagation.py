@@ -37,9 +37,10 @@ class Answer:
 
 
 def frames_of(images: Tensor, size: int) -> Tensor:
-    """(T, 1 or 3, S, S) in [0, 1] -> (T, 3, size, size) as SAM 2 was trained to see them (ImageNet's mean and deviation).
+    """(T, 1 or 3, S, S) in [0, 1] -> (T, 3, size, size) as SAM 2 was trained to see them.
 
-    The run's own `preprocess.norm` plays no part: the network is the method's.
+    That is with ImageNet's mean and deviation; the run's own `preprocess.norm` plays no part, as the network is the
+    method's.
     """
     if images.shape[-1] != size:
         shrinks = images.shape[-1] > size

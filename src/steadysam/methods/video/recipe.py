@@ -29,6 +29,10 @@ NATIVE_SIZE = 1024  # SAM 2's image, in whose pixels the margin of boxes is give
 class VideoConfig(FrozenConfig):
     """Which weights, and how slices are prompted.
 
+    Tuning prompts clips as segmenting prompts volumes. In the lane `all` the memory therefore learns from slices
+    without prompts alone, and the masks for a single click from slices with one point: tune in the lane `key` to train
+    the memory.
+
     Args:
         weights: a row of the video models in `steadysam models list`, a folder with `config.json` and
             `model.safetensors`, or that file. The default has random weights: name others.

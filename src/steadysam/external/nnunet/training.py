@@ -1,0 +1,212 @@
+"""Train nnU-Net on a data set of ours, with our split, by its own commands.
+
+RUN/run.json        versions, command lines, seconds, split, hashes; `status` says how far it got
+RUN/raw/            the exported data set; RUN/preprocessed/, RUN/results/ are nnU-Net's
+RUN/trainers/       a trainer with shorter epochs, where one was asked for
+RUN/logs/           what each command said
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import steadysam
+from steadysam.config import DataConfig
+from steadysam.errors import CheckpointError, ConfigError, ExternalError, FileSystemError, ResourceError
+from steadysam.external.nnunet.environment import Environment, find_environment, nnunet_variables
+from steadysam.external.nnunet.export import PICTURES, Track, export_dataset
+from steadysam.external.nnunet.trainers import STEPS_PER_EPOCH, trainer_name, write_trainer
+from steadysam.external.processes import run_logged
+from steadysam.files import read_json, sha256_file, write_json
+
+FORMAT = "steadysam-nnunet/1"
+DATASET_ID, DATASET = 1, "Dataset001_Target"  # a run has its own folders, so no other data set is in the way
+PLANS = "nnUNetPlans"
+CONFIGURATIONS = ("2d", "3d_fullres")
+_SPLITS = "splits_final.json"
+_MOST_WORKERS = 8
+
+Configuration = Literal["2d", "3d_fullres"]
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What nnU-Net is asked for.
+
+    Args:
+        configuration: `2d` or `3d_fullres`.
+        epochs: a key of `TRAINERS`.
+        steps: per epoch; other than 250 it is no longer nnU-Net's own training.
+        device: `auto`, `cpu`, `cuda` or `mps`.
+        workers: processes for preprocessing and export; 0 is one per core, at most 8.
+    """
+
+    configuration: Configuration = "2d"
+    epochs: int = 1000
+    steps: int = STEPS_PER_EPOCH
+    device: str = "auto"
+    workers: int = 0
+
+
+def train(
+    data: DataConfig, run: str | Path, options: TrainOptions, *, resume: bool = False, track: Track = iter
+) -> Path:
+    """Export, plan, preprocess and train; returns the run folder.
+
+    Args:
+        data: data set, label and split, as a run of ours has them.
+        resume: go on with a run that was stopped; finished steps are kept.
+        track: wraps the cases being exported.
+
+    Raises:
+        ExternalError: `NNUNET_MISSING`, `NNUNET_NO_MODEL`, `EXTERNAL_FAILED`.
+        ResourceError: `EXTERNAL_MEMORY`, `EXTERNAL_DISK`, `DEVICE_UNAVAILABLE`.
+        ConfigError: `NNUNET_EPOCHS`, `NNUNET_CONFIGURATION`, `NNUNET_CHANGED`.
+        FileSystemError: `FS_EXISTS`. And those of `export_dataset`.
+    """
+    run = Path(run).resolve()
+    trainer_name(options.epochs, options.steps)  # before anything is written
+    if options.configuration not in CONFIGURATIONS:
+        raise ConfigError(
+            "NNUNET_CONFIGURATION", "no such configuration", seen=options.configuration, expected="2d, 3d_fullres"
+        )
+    environment = find_environment()
+    asked = {
+        "data": data.model_dump(mode="json"),
+        **asdict(options),
+        "device": choose_device(environment, options.device),
+    }
+    record = _begin(run, asked, resume)
+    record["versions"] = {"steadysam": steadysam.__version__, **environment.facts["versions"]}
+    if record["status"] == "begun":
+        record["data"] = export_dataset(data, run / "raw" / DATASET, track)
+        _save(run, record, "exported")
+    _refuse_flat_volumes(options.configuration, record["data"]["file_ending"])
+    if record["status"] == "exported":
+        _plan(environment, run, record)
+    if record["status"] == "planned":
+        _fit(environment, run, record, resume)
+    return run
+
+
+def read_run(run: str | Path) -> dict[str, Any]:
+    """The record of a finished run.
+
+    Raises:
+        CheckpointError: `RUN_MISSING`, `RUN_VERSION`, `RUN_UNFINISHED`.
+    """
+    path = Path(run) / "run.json"
+    if not path.is_file():
+        raise CheckpointError("RUN_MISSING", "no run.json here", file=run, fix="name a folder that nnunet train made")
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("format") != FORMAT:
+        raise CheckpointError("RUN_VERSION", "this is no run of nnunet train", file=path, expected=FORMAT)
+    if record["status"] != "finished":
+        raise CheckpointError(
+            "RUN_UNFINISHED",
+            "this run has not finished training",
+            file=run,
+            seen=record["status"],
+            fix="finish it with `steadysam nnunet train … --continue`",
+        )
+    return record
+
+
+def worker_count(workers: int) -> int:
+    """0 -> one per core, at most 8, since each holds a case and a copy of torch."""
+    return workers or min(_MOST_WORKERS, os.cpu_count() or 1)
+
+
+def model_folder(run: Path, record: dict[str, Any]) -> Path:
+    """Where nnU-Net put the weights of its one fold."""
+    name = f"{record['trainer']}__{PLANS}__{record['asked']['configuration']}"
+    return run / "results" / DATASET / name / "fold_0"
+
+
+def choose_device(environment: Environment, name: str) -> str:
+    """`auto` -> cuda where nnU-Net's own torch has it, else cpu; never a silent fall-back.
+
+    Raises:
+        ResourceError: `DEVICE_UNAVAILABLE`.
+    """
+    cuda = environment.facts["cuda"]
+    if name == "auto":
+        return "cuda" if cuda else "cpu"
+    if name not in ("cpu", "cuda", "mps") or (name == "cuda" and not cuda):
+        raise ResourceError(
+            "DEVICE_UNAVAILABLE",
+            f"device {name!r} cannot be used by nnU-Net here",
+            expected="cpu, cuda (choose a card with CUDA_VISIBLE_DEVICES) or mps",
+            fix="use --device cpu, or install a CUDA build of torch in its environment",
+        )
+    return name
+
+
+def _begin(run: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
+    """The record of a new run, or that of the run to go on with."""
+    if (run / "run.json").is_file():
+        record = read_json(run / "run.json")
+        if not resume or record.get("format") != FORMAT:
+            fix = "choose another name, or go on with --continue"
+            raise FileSystemError("FS_EXISTS", "the folder holds a run already", file=run, fix=fix)
+        changed = sorted(key for key, value in asked.items() if key != "workers" and record["asked"][key] != value)
+        if changed:
+            raise ConfigError(
+                "NNUNET_CHANGED",
+                "this run was begun with other settings",
+                file=run,
+                seen=", ".join(f"{key}: {asked[key]}" for key in changed),
+                expected=", ".join(f"{key}: {record['asked'][key]}" for key in changed),
+            )
+        return {**record, "asked": asked}
+    if run.exists() and any(run.iterdir()):
+        raise FileSystemError("FS_EXISTS", "the folder is not empty", file=run, fix="choose another name")
+    trainer = write_trainer(run / "trainers", asked["epochs"], asked["steps"])
+    record = {"format": FORMAT, "status": "begun", "asked": asked, "trainer": trainer, "commands": []}
+    _save(run, record, "begun")
+    return record
+
+
+def _save(run: Path, record: dict[str, Any], status: str) -> None:
+    record["status"] = status
+    write_json(run / "run.json", record)
+
+
+def _refuse_flat_volumes(configuration: str, ending: str) -> None:
+    if ending == PICTURES and configuration != "2d":
+        raise ConfigError("NNUNET_CONFIGURATION", "pictures have no third dimension", seen=configuration, expected="2d")
+
+
+def _plan(environment: Environment, run: Path, record: dict[str, Any]) -> None:
+    """Fingerprint, plan and preprocess, after nnU-Net's own check of the data; then our split takes its place."""
+    asked = record["asked"]
+    workers = str(worker_count(asked["workers"]))
+    command = [environment.program("nnUNetv2_plan_and_preprocess"), "-d", DATASET_ID, "-c", asked["configuration"]]
+    command += ["--verify_dataset_integrity", "-npfp", workers, "-np", workers, "--no_pbar"]
+    variables = nnunet_variables(run, int(workers))
+    done = run_logged([str(word) for word in command], run / "logs" / "plan_and_preprocess.log", variables)
+    write_json(run / "preprocessed" / DATASET / "splits_final.json", read_json(run / "raw" / DATASET / _SPLITS))
+    record["commands"].append(done.record())
+    _save(run, record, "planned")
+
+
+def _fit(environment: Environment, run: Path, record: dict[str, Any], resume: bool) -> None:
+    asked = record["asked"]
+    command = [environment.program("nnUNetv2_train"), DATASET_ID, asked["configuration"], "0"]
+    command += ["-tr", record["trainer"], "-p", PLANS, "-device", asked["device"], *(["--c"] if resume else [])]
+    # on the CPU the training process augments by itself: workers would take the cores from the network. Only here:
+    # with 0, planning fails
+    alone = {"nnUNet_n_proc_DA": "0"} if asked["device"] == "cpu" else {}
+    variables = nnunet_variables(run, worker_count(asked["workers"]), **alone)
+    done = run_logged([str(word) for word in command], run / "logs" / "train.log", variables)
+    record["commands"].append(done.record())
+    weights = model_folder(run, record) / "checkpoint_final.pth"
+    if not weights.is_file():
+        raise ExternalError(
+            "NNUNET_NO_MODEL", "nnU-Net ended without a final checkpoint", file=weights, fix=f"read {done.log}"
+        )
+    record["weights_sha256"] = sha256_file(weights)
+    _save(run, record, "finished")

@@ -1,0 +1,1 @@
+"""Tables and figures of a benchmark, from the store that `steadysam bench` wrote."""
