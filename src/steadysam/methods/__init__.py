@@ -6,14 +6,21 @@ from collections.abc import Mapping
 from types import MappingProxyType
 
 from steadysam.methods import (
+    all_empty,
+    dynunet,
     lora_sam,
     medical_sam_adapter,
     medsam,
     medsam2,
+    prompt_dynunet,
+    prompt_unet,
     sam2,
     sam_refiner,
     sam_tuning,
     spd,
+    transunet,
+    unet,
+    unetpp,
     zero_shot,
 )
 from steadysam.methods.contract import Method
@@ -29,5 +36,12 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "sam_refiner": sam_refiner,
         "sam2": sam2,
         "medsam2": medsam2,
+        "prompt_unet": prompt_unet,
+        "prompt_dynunet": prompt_dynunet,
+        "unet": unet,
+        "unetpp": unetpp,
+        "transunet": transunet,
+        "dynunet": dynunet,
+        "all_empty": all_empty,
     }
 )

@@ -1,0 +1,22 @@
+"""UNet (Ronneberger et al., MICCAI 2015), MONAI's BasicUNet: slices alone, no prompts."""
+
+from __future__ import annotations
+
+from steadysam.methods.contract import Traits
+from steadysam.methods.dense import DenseConfig, segment, stages
+from steadysam.methods.networks import IMAGE_CHANNELS, Network, unet
+
+__all__ = ["TRAITS", "Config", "build", "segment", "stages"]
+
+TRAITS = Traits(points=False, backbone=False)
+
+
+class Config(DenseConfig):
+    """Channels of the five levels and of the last layer."""
+
+    features: tuple[int, int, int, int, int, int] = (32, 32, 64, 128, 256, 32)
+
+
+def build(config: Config, backbone: None) -> Network:
+    """The network, from random weights."""
+    return unet(IMAGE_CHANNELS, config.features)
