@@ -42,6 +42,7 @@ corruption = "distractors"
 severity = 1.0
 noise = "distractors"
 level = 8
+seeds = [0]
 
 [run.preprocess]
 size = 32
@@ -211,6 +212,8 @@ def test_jobs_begin_with_one_seed_of_all_targets_and_can_be_shared(store):
         jobs_of(suite, Work(targets=("liver",)))
     group = Group(suite, "blob", 1, folders_of(store))
     assert group.rows == ["SPD", "SPD, raw", "Local"], "frozen and tuning have one seed"
+    assert suite.prompts_of("SPD", "blob", 0) == ("noisy", "worse")
+    assert suite.prompts_of("SPD", "blob", 1) == ("noisy",)
 
 
 @pytest.mark.parametrize(

@@ -170,7 +170,7 @@ class Group:
             parts.append(self.key(spec.coarse, prompts))
         chain, name = [], prompts
         while name is not None:
-            chain.append(self.suite.prompts[name].model_dump(mode="json", exclude={"noise", "level"}))
+            chain.append(self.suite.prompts[name].model_dump(mode="json", exclude={"noise", "level", "seeds"}))
             name = self.suite.prompts[name].base
         target = self.suite.targets[self.target].model_dump(mode="json")
         return content_key([parts, chain, target, self.seed, self.suite.evaluation_size])

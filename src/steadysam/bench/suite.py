@@ -70,6 +70,7 @@ class PromptSpec(FrozenConfig):
         base, corruption, severity: instead, another set made worse by a row of `CORRUPTIONS`.
         oracle: the set says where the truth is: an upper bound, never to be mixed with the other lanes.
         noise, level: the curve that this set is a point of, and where on it.
+        seeds: the seeds with which rows are scored on it; without it those of the row.
     """
 
     simulator: str | None = None
@@ -80,6 +81,7 @@ class PromptSpec(FrozenConfig):
     oracle: bool = False
     noise: str = ""
     level: float = 0.0
+    seeds: tuple[int, ...] | None = None
 
     @model_validator(mode="after")
     def _known(self) -> PromptSpec:
@@ -192,9 +194,10 @@ class Suite(FrozenConfig):
                 _known(f"rows.{name}.points.run", [row.points.run], self.runs)
         return self
 
-    def prompts_of(self, row: str, target: str) -> tuple[str, ...]:
-        """The prompt sets that a row is scored with on a target; strokes only where there are some."""
+    def prompts_of(self, row: str, target: str, seed: int) -> tuple[str, ...]:
+        """The prompt sets that a row is scored with on a target and seed; strokes only where there are some."""
         named = self.rows[row].prompts or (next(iter(self.prompts)),)
+        named = tuple(name for name in named if seed in (self.prompts[name].seeds or (seed,)))
         return tuple(name for name in named if not self._strokes(name) or name in self.targets[target].scribbles)
 
     def _strokes(self, name: str) -> bool:
