@@ -77,6 +77,8 @@ class Group:
     def config(self, run: str) -> RunConfig:
         """The configuration of a run; what all runs share, then what the run says."""
         spec, shared = self.suite.runs[run], self.suite.run
+        if spec.nnunet is not None:  # it has a configuration of its own; data and device are as for all others
+            spec = spec.model_copy(update={"method": {"name": "all_empty"}})
         target = self.suite.targets[self.target]
         # a method's own optimiser or decay must survive when the suite sets epochs: tables are merged, not replaced
         own = METHODS[spec.method["name"]].Config().model_dump(mode="json")
@@ -152,10 +154,13 @@ class Group:
             self.train(spec.start)
         self.freeze_training_prompts()
         folder = train(self.config(run), self.folder / slug(run), resume=True)
-        record = self.folders.store / "runs" / f"{slug(self.target)}-s{self.seed}-{slug(run)}.json"
-        if not record.exists():
-            write_json(record, run_record(folder, self.target, self.seed, run))
+        if not self.record_path(run).exists():
+            write_json(self.record_path(run), run_record(folder, self.target, self.seed, run))
         return folder
+
+    def record_path(self, run: str) -> Path:
+        """Where the store keeps what is to be known of a run."""
+        return self.folders.store / "runs" / f"{slug(self.target)}-s{self.seed}-{slug(run)}.json"
 
     def key(self, row: str, prompts: str) -> str:
         """Hash of all settings that decide a cell; paths and devices are none of them."""
@@ -165,6 +170,8 @@ class Group:
         while runs:
             run = runs.pop()
             parts.append(decisive(self.config(run)))
+            if (outside := self.suite.runs[run].nnunet) is not None:
+                parts.append(outside.model_dump(mode="json"))
             runs += [start] if (start := self.suite.runs[run].start) else []
         if spec.coarse:
             parts.append(self.key(spec.coarse, prompts))

@@ -63,7 +63,9 @@ def progress(suite: Suite, store: Path, work: Work, options: Options) -> tuple[i
     for target, seed in jobs_of(suite, work):
         for row in options.rows or tuple(suite.rows):
             if seed in suite.seeds_of(row):
-                paths = [cell_path(store, target, seed, row, prompts) for prompts in suite.prompts_of(row, target, seed)]
+                paths = [
+                    cell_path(store, target, seed, row, prompts) for prompts in suite.prompts_of(row, target, seed)
+                ]
                 total += len(paths)
                 done += sum(path.exists() for path in paths)
     return done, total

@@ -12,6 +12,7 @@ import numpy as np
 from steadysam.bench import promptsets
 from steadysam.bench.evidence import Evidence
 from steadysam.bench.group import Group
+from steadysam.bench.outside import NnUnetSegmenter
 from steadysam.bench.store import Cell, cell_path, read_cell, write_cell
 from steadysam.bench.suite import PointsFrom, RowSpec
 from steadysam.embeddings import EmbeddingCache
@@ -72,9 +73,11 @@ def score(group: Group, row: str, prompts: str) -> bool:
     return True
 
 
-def segmenter_of(group: Group, row: str, prompts: str) -> RowSegmenter:
+def segmenter_of(group: Group, row: str, prompts: str) -> RowSegmenter | NnUnetSegmenter:
     """What turns a case into the row's mask; trains what is needed."""
     spec = group.suite.rows[row]
+    if group.suite.runs[spec.run].nnunet is not None:
+        return NnUnetSegmenter(group, spec.run)
     if spec.coarse is not None:
         coarse = segmenter_of(group, spec.coarse, prompts)
         return RowSegmenter(group, row, spec, group.loaded(spec.run, spec.settings), None, coarse)
@@ -93,7 +96,20 @@ class RowSegmenter:
     spec: RowSpec
     run: Run
     chooser: Run | None
-    coarse: RowSegmenter | None
+    coarse: RowSegmenter | NnUnetSegmenter | None
+
+    def facts(self) -> dict[str, Any]:
+        """What a cell records of the run."""
+        record, config = self.run.record, self.run.config
+        return {
+            "method": config.method_name,
+            "prompted": traits_of(self.run.method).prompted,
+            "empty_consensus_policy": getattr(self.run.settings, "empty", None),
+            "training_seed": self.group.seed if record.get("stages") else None,
+            "size": config.preprocess.size,
+            "backbone": config.backbone.name,
+            "weights_sha256": record["weights_sha256"],
+        }
 
     def __call__(self, case: str, volume: Volume, prompts: Prompts) -> tuple[Mask, Prompts, Result | None]:
         """The mask, the prompts that the run was given, and its whole result.
@@ -128,7 +144,6 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
     segmenter = segmenter_of(group, row, prompts)
     scores, points, evidence = [], 0, Evidence()
     given, meta = group.prompt_set(prompts)
-    traits = traits_of(segmenter.run.method)
     for case, volume, mask in group.test:
         found, used, result = segmenter(case.name, volume, given[case.name])
         points += len(used)
@@ -136,28 +151,21 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
             evidence.add(result, used, mask)
         size, physical = group.suite.evaluation_size, volume.has_physical_spacing
         scores.append(evaluate_case(found.array, mask.array, volume.grid, size, name=case.name, physical=physical))
-    record = segmenter.run.record
     facts = {
-        "method": segmenter.run.config.method_name,
+        **segmenter.facts(),
         **_place(group, row, prompts),
         "settings": spec.settings,
         "points": spec.points if isinstance(spec.points, str) else spec.points.model_dump(mode="json"),
         "coarse": spec.coarse,
-        "prompted": traits.prompted,
         "prompt_sources": sorted({source for p in given.values() for source in p.sources}),
         "prompt_set": meta["hash"],
         "noise_model": promptsets.noise_model(meta),
         "empty_slice_rule": meta["options"].get("empty_rule", "no prompts"),
         "oracle": meta["oracle"],
-        "empty_consensus_policy": getattr(segmenter.run.settings, "empty", None),
         "prompt_seed": group.seed,
-        "training_seed": group.seed if record.get("stages") else None,
         "split": f"{group.split.rule}, by patient",
-        "size": segmenter.run.config.preprocess.size,
         "evaluation_size": group.suite.evaluation_size,
-        "backbone": segmenter.run.config.backbone.name,
         "run": spec.run,
-        "weights_sha256": record["weights_sha256"],
         "prompts_given": points,
         "evidence": evidence.to_dict(),
     }

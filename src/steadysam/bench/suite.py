@@ -26,7 +26,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -94,10 +94,19 @@ class PromptSpec(FrozenConfig):
         return self
 
 
+class NnUnet(FrozenConfig):
+    """nnU-Net itself, by its own commands: its plan, training and inference, our split."""
+
+    configuration: Literal["2d", "3d_fullres"] = "2d"
+    epochs: int = Field(default=1000, ge=1)
+    steps: int = Field(default=250, ge=1)
+
+
 class RunSpec(FrozenConfig):
     """Something that is trained.
 
     Args:
+        nnunet: nnU-Net instead of a method of ours.
         method: `name` and settings, merged over those of the suite's `[run.method]` that the method knows.
         start: another run of the suite whose weights it starts from; `skip`: stages taken from it as they are.
         backbone, preprocess, data: values that differ from the suite's.
@@ -106,7 +115,8 @@ class RunSpec(FrozenConfig):
         like: with `sweep`, take the rate that was chosen for this run instead of choosing again.
     """
 
-    method: dict[str, Any]
+    method: dict[str, Any] = {}
+    nnunet: NnUnet | None = None
     start: str | None = None
     skip: tuple[str, ...] = ()
     backbone: dict[str, Any] = {}
@@ -183,7 +193,8 @@ class Suite(FrozenConfig):
             if self._strokes(name) and not any(name in target.scribbles for target in self.targets.values()):
                 raise ValueError(f"prompts.{name}: it names no simulator, and no target has scribbles.{name}")
         for name, run in self.runs.items():
-            _known(f"runs.{name}.method.name", [run.method.get("name", "")], METHODS)
+            if run.nnunet is None:
+                _known(f"runs.{name}.method.name", [run.method.get("name", "")], METHODS)
             _known(f"runs.{name}.start", [run.start], self.runs)
             _known(f"runs.{name}.like", [run.like], self.runs)
         for name, row in self.rows.items():
