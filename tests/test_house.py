@@ -45,7 +45,8 @@ FLOORS = {
     **dict.fromkeys(("report", "demo", "cli", "__main__"), 5),
 }
 LEAVES = ("data", "prompts", "losses", "metrics", "embeddings")
-SHARED_METHOD_FILES = {"contract", "samples", "slicewise", "neighbours", "boxes", "video", "networks", "dense", "hybrid"}
+SHARED_METHOD_FILES = {"contract", "samples", "slicewise", "neighbours", "boxes", "video"}
+SHARED_METHOD_FILES |= {"networks", "dense", "hybrid"}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 300, 60, 8
 # one thing in one place: the words of the house; the metrics with their table; four commands with their help
 LONGER = {"types.py": 360, "metrics.py": 340, "cli/prompts.py": 320}

@@ -14,6 +14,7 @@ from steadysam.cli.click import segment_click as segment_click_command
 from steadysam.cli.evaluate import evaluate as evaluate_command
 from steadysam.cli.predict import predict as predict_command
 from steadysam.cli.pretrain import pretrain as pretrain_command
+from steadysam.cli.report import report as report_command
 from steadysam.cli.train import train as train_command
 from steadysam.errors import SteadyError
 
@@ -52,6 +53,7 @@ app.command(evaluate_command, name="evaluate")
 app.command(segment_click_command, name="segment-click")
 app.command(pretrain_command, name="pretrain")
 app.command(bench_command, name="bench")
+app.command(report_command, name="report")
 app.command("steadysam.cli.prompts:app", name="prompts", help="Check, convert, simulate and corrupt prompt files.")
 app.command("steadysam.cli.models:app", name="models", help="List, download and import backbones.")
 app.command("steadysam.cli.nnunet:app", name="nnunet", help="Train and use nnU-Net v2, an outside competitor.")

@@ -25,14 +25,16 @@ _CHARACTERS = {
     "≤": r"$\leq$",
     "±": r"$\pm$",
     "×": r"$\times$",
+    "−": "$-$",
+    # behind the end of a line they would be read as its arguments
+    **{character: "{" + character + "}" for character in "[]*"},
     "\n": " ",
 }
 
 
 def escape(text: str) -> str:
     """`text` with every character that means something to TeX made to stand for itself."""
-    text = "".join(_CHARACTERS.get(character, character) for character in text)
-    return text.replace("-\\textgreater{}", r"$\rightarrow$")
+    return "".join(_CHARACTERS.get(character, character) for character in text.replace("->", "→"))
 
 
 def to_latex(

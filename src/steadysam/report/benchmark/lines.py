@@ -152,7 +152,7 @@ def facts_of(pool: Pool) -> dict[str, Any]:
         **{key: _words(pool.told(key)) for key in ("noise_model", "empty_slice_rule", "empty_consensus_policy")},
         **{key: _words(pool.told(key)) for key in ("coarse", "backbone", "size", "evaluation_size", "split", "run")},
     }
-    if pool.blind and pool.facts.get("coarse") is None:
+    if pool.blind:
         concern = ("prompt_source", "prompt_hash", "points", "prompt_seeds", "noise_model", "empty_slice_rule")
         told |= dict.fromkeys((*concern, "empty_consensus_policy"))
     return told
@@ -173,11 +173,13 @@ def costs_of(book: Book, pool: Pool) -> dict[str, Any]:
     """Seconds of training (mean over seeds) and trained parameters of the row's run, its own stages only."""
     records = [r for r in book.runs if (r["target"], r["run"]) == (pool.target, pool.facts.get("run"))]
     records = [record for record in records if record["seed"] in pool.seeds]
-    if not records:
-        return {"training_seconds": None, "trained_parameters": None}
-    seconds = [sum(record.get("seconds", {}).values()) for record in records]
-    trained = [sum(s.get("trained_parameters", 0) for s in record["stages"].values()) for record in records]
-    return {"training_seconds": round(float(np.mean(seconds)), 1), "trained_parameters": max(trained)}
+    seconds = [sum(record["seconds"].values()) for record in records if record.get("seconds")]
+    stages = [stage for record in records for stage in (record.get("stages") or {}).values()]
+    trained = sum(stage.get("trained_parameters", 0) for stage in stages) / max(1, len(records))
+    return {
+        "training_seconds": round(float(np.mean(seconds)), 1) if seconds else None,
+        "trained_parameters": round(trained) if trained else None,
+    }
 
 
 def mean_row(rows: Sequence[Mapping[str, Any]], targets: Sequence[str]) -> dict[str, Any] | None:

@@ -1,7 +1,8 @@
 """The cells of a store, pooled over seeds, in the order of the suite.
 
-A pool is one row on one target with one prompt set. Its cases are those of all its seeds, under names of their own, with
-their patients: a patient's slices of all seeds stay together when patients are drawn. A missing seed is a smaller pool.
+A pool is one row on one target with one prompt set. Its cases are those of all its seeds, under names of their own,
+with their patients: a patient's slices of all seeds stay together when patients are drawn. A missing seed is a smaller
+pool.
 """
 
 from __future__ import annotations
@@ -143,13 +144,9 @@ class Book:
         """The prompt sets that have tables: neither a point of a noise curve (but the base of one) nor oracle."""
         bases = {pool.facts.get("base") for pool in self.pools.values()}
         names = _ordered(self.cells, 1, "prompts")
-        main = [
-            name
-            for name in names
-            for pools in [[pool for pool in self.pools.values() if pool.prompts == name]]
-            if (not pools[0].noise[0] or name in bases) and any(pool.lane != ORACLE for pool in pools)
-        ]
-        return main or names
+        plain = {pool.prompts for pool in self.pools.values() if not pool.noise[0] or pool.prompts in bases}
+        rivals = {pool.prompts for pool in self.pools.values() if pool.lane != ORACLE}
+        return [name for name in names if name in plain & rivals] or names
 
     def summary(self, pool: Pool) -> Summary:
         """Means and intervals of a pool."""
