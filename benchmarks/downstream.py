@@ -1,28 +1,56 @@
 """SPD from pretrained weights against from random ones, with 5, 10 and all training patients; resumable by cell.
 
-All runs of a target and seed share one frozen prompt set; table2.py makes and scores the cells.
+All runs of a target and seed share one frozen prompt set.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import multiprocessing
 import os
 import time
 import tomllib
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from table2 import Cell, frozen_prompts, make_run, score_run
-
 from steadysam.config import make_config
-from steadysam.data.cases import read_dataset, resolve_label
-from steadysam.training import computing
+from steadysam.data.cases import Case, read_dataset, resolve_label
+from steadysam.embeddings import EmbeddingCache
+from steadysam.evaluate import evaluate_case
+from steadysam.files import read_json, write_json, write_text
+from steadysam.prompts.sets import write_set
+from steadysam.prompts.simulate import SIMULATORS, generator_for
+from steadysam.runs import load_run
+from steadysam.segmenting import Result, segment
+from steadysam.training import computing, train
 from steadysam.training_data import read_case, split_of
+from steadysam.types import Mask, Prompts, Volume
 
 HERE = Path(__file__).parent
 # row -> settings of the method at test time
 ROWS: dict[str, dict[str, Any]] = {"SPD": {}, "stage-1 head alone": {"output": "saliency"}}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One target and one seed, and where everything lies."""
+
+    target: str
+    seed: int
+    suite: dict[str, Any]
+    data: Path
+    work: Path
+    results: Path
+
+    @property
+    def name(self) -> str:
+        return f"{self.target}-s{self.seed}"
+
+    @property
+    def folder(self) -> Path:
+        return self.work / self.name
 
 
 def run_values(cell: Cell, start: str, patients: int) -> dict[str, Any]:
@@ -63,8 +91,92 @@ def run_cell(cell: Cell) -> str:
             make_run(cell, name, run_values(cell, start, patients))
             with computing(config.compute):
                 for row, settings in ROWS.items():
-                    score_run(cell, f"{row}, {start}, {patients or 'all'}", (name, settings), test, prompts, "noisy")
+                    score_run(cell, f"{row}, {start}, {patients or 'all'}", (name, settings), test, prompts)
     return f"{cell.name}: {time.monotonic() - started:.0f} s"
+
+
+def frozen_prompts(cell: Cell, cases: dict[str, tuple[Case, Volume, Mask]]) -> dict[str, Prompts]:
+    """The cell's prompts for all cases of all parts, written once as a prompt set."""
+    options = dict(cell.suite["prompts"])
+    simulator = options.pop("simulator")
+    prompts = {}
+    for name, (_, volume, mask) in cases.items():
+        generator = generator_for(cell.seed, simulator, cell.target, name)
+        prompts[name] = SIMULATORS[simulator](mask.array, volume.grid, generator, **options)
+    meta = {"simulator": simulator, "seed": cell.seed, "target": cell.target, "options": options}
+    written = write_set(cell.folder / "prompts", prompts, meta)
+    write_json(cell.results / "prompt_sets" / f"{cell.name}.json", {"hash": written.hash, "meta": meta})
+    return prompts
+
+
+def make_run(cell: Cell, name: str, values: dict[str, Any]) -> None:
+    """Train a run of the cell, or go on with it, or leave it if it is finished."""
+    train(make_config(values), cell.folder / name, resume=True)
+
+
+def score_run(
+    cell: Cell,
+    row: str,
+    source: tuple[str, dict[str, Any]],
+    test: list[tuple[Case, Volume, Mask]],
+    prompts: dict[str, Prompts],
+) -> None:
+    """Segment and score the test cases with one run, unless the row's file is there already.
+
+    Args:
+        source: the run's folder below the cell's, and settings of its method at test time.
+    """
+    slug = "".join(c if c.isalnum() else "-" for c in row)
+    path = cell.results / "cells" / f"{cell.name}-noisy-{slug}.json"
+    if path.exists():
+        return
+    name, settings = source
+    run = load_run(cell.folder / name, "cpu", **settings)
+    cache = EmbeddingCache(cell.work / "cache")
+    scores, patients, notes = [], {}, []
+    for case, volume, mask in test:
+        result = segment(run, volume, prompts[case.name], cache=cache)
+        scores.append(
+            evaluate_case(result.mask.array, mask.array, volume.grid, cell.suite["evaluation_size"], name=case.name)
+        )
+        patients[case.name] = case.patient
+        notes.append({"case": case.name, **empty_counts(result, mask)})
+    record = read_json(cell.folder / name / "run.json")
+    write_compact(
+        path,
+        {
+            "target": cell.target,
+            "seed": cell.seed,
+            "row": row,
+            "prompts": {
+                "kind": "noisy",
+                "set": {name: prompts[name].key() for name in sorted(patients)},
+                "training_set": read_json(cell.results / "prompt_sets" / f"{cell.name}.json")["hash"],
+            },
+            "weights_sha256": run.record["weights_sha256"],
+            "stages": record["stages"],
+            "patients": patients,
+            "notes": notes,
+            "cases": [asdict(score) for score in scores],
+        },
+    )
+
+
+def write_compact(path: Path, value: Any) -> None:
+    """JSON on one line: a cell holds a number per slice and metric."""
+    write_text(path, json.dumps(value, allow_nan=False, separators=(",", ":")) + "\n")
+
+
+def empty_counts(result: Result, mask: Mask) -> dict[str, int]:
+    """Slices with an empty consensus, by whether the truth is empty there."""
+    positive = [bool(mask.slice_image(t).any()) for t in range(mask.grid.depth)]
+    empty = result.notes.get("empty_consensus_slices", [])
+    return {
+        "slices_positive": sum(positive),
+        "slices_empty": len(positive) - sum(positive),
+        "empty_consensus_on_positive": sum(positive[t] for t in empty),
+        "empty_consensus_on_empty": sum(not positive[t] for t in empty),
+    }
 
 
 def main() -> None:

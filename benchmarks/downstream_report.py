@@ -4,19 +4,48 @@ from __future__ import annotations
 
 import argparse
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from table2_report import load_cells, pooled
 
 from steadysam.comparison import compare
-from steadysam.files import content_key, write_text
+from steadysam.files import content_key, read_json, write_text
+from steadysam.metrics import CaseScores, SliceScore, VolumeScore
 from steadysam.report.table import to_markdown, write_table
 from steadysam.summary import summarise
 
 HERE = Path(__file__).parent
 SHOWN = ("target", "patients", "row", "pretrained", "95 %", "scratch", "scratch 95 %", "difference", "difference 95 %")
+
+
+def load_cells(folder: Path) -> list[dict[str, Any]]:
+    """All finished rows, with their scores as values of the package."""
+    rows = []
+    for path in sorted((folder / "cells").glob("*.json")):
+        row = read_json(path)
+        row["scores"] = [_case(case) for case in row["cases"]]
+        rows.append(row)
+    return rows
+
+
+def _case(values: dict[str, Any]) -> CaseScores:
+    slices = tuple(SliceScore(**row) for row in values["slices"])
+    rest = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items() if key not in ("slices", "volume")}
+    return CaseScores(**{**rest, "slices": slices, "volume": VolumeScore(**values["volume"])})
+
+
+def pooled(rows: Sequence[dict[str, Any]]) -> tuple[list[CaseScores], dict[str, str]]:
+    """Cases of all seeds under names of their own, and the patient of each: patients are drawn, not seeds."""
+    cases, patients = [], {}
+    for row in rows:
+        for score in row["scores"]:
+            name = f"{score.name}#{row['seed']}"
+            values = {f: getattr(score, f) for f in score.__dataclass_fields__}
+            cases.append(CaseScores(**{**values, "name": name}))
+            patients[name] = row["patients"][score.name]
+    return cases, patients
 
 
 def table_rows(cells: list[dict[str, Any]], suite: dict[str, Any]) -> list[dict[str, Any]]:
