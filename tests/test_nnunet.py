@@ -189,6 +189,17 @@ def test_the_trainers_of_the_table_are_in_the_real_package(monkeypatch):
     assert [name for name in TRAINERS.values() if f"class {name}(" not in text] == []
 
 
+def test_a_card_by_number(data, environment, tmp_path, monkeypatch):
+    monkeypatch.setattr("steadysam.external.nnunet.environment._ASK", 'print(\'{"versions": {}, "cuda": true}\')')
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    run = train(data, tmp_path / "run", TrainOptions("2d", 5, device="cuda:1", workers=1))
+    words = notes(environment)[-1]["words"]
+    assert words[words.index("-device") + 1] == "cuda"
+    assert "nnUNet_n_proc_DA" not in notes(environment)[-1]["told"]
+    assert train(data, run, TrainOptions("2d", 5, device="cuda:0"), resume=True) == run  # another card, the same run
+    assert len(notes(environment)) == 2  # and nothing left to do
+
+
 def test_a_device_that_is_not_there_is_no_silent_fall_back(data, tmp_path):
     with pytest.raises(ResourceError) as caught:
         train(data, tmp_path / "run", TrainOptions(device="cuda:1"))

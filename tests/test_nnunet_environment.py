@@ -38,10 +38,19 @@ def test_a_missing_environment_says_how_to_make_it(monkeypatch, capsys, tmp_path
 def test_commands_get_no_python_path_of_ours_and_what_the_user_sets_wins(monkeypatch):
     monkeypatch.setenv("PYTHONPATH", "/elsewhere")
     monkeypatch.setenv("nnUNet_def_n_proc", "3")
-    told = nnunet.nnunet_variables(Path("/run"), 2, nnUNet_n_proc_DA="0")
+    told = nnunet.nnunet_variables(Path("/run"), "cpu", 2, nnUNet_n_proc_DA="0")
     assert "PYTHONPATH" not in told
     assert told["nnUNet_raw"] == str(Path("/run/raw"))
     assert (told["nnUNet_def_n_proc"], told["nnUNet_n_proc_DA"]) == ("3", "0")
+
+
+def test_one_card_is_shown_to_nnunet_which_takes_the_first_that_it_sees(monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    told = [nnunet.nnunet_variables(Path("/run"), device, 1) for device in ("cuda", "cuda:2")]
+    assert [words.get("CUDA_VISIBLE_DEVICES") for words in told] == [None, "2"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    told = [nnunet.nnunet_variables(Path("/run"), device, 1) for device in ("cuda", "cuda:1")]
+    assert [words["CUDA_VISIBLE_DEVICES"] for words in told] == ["4,7", "7"]
 
 
 @pytest.mark.parametrize("matching", [True, False])

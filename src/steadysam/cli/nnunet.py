@@ -131,7 +131,7 @@ def train(
     fold
         Fold of the data set's splits_final.json; without it the split is by patient, as in `steadysam train`.
     device
-        auto, cpu, cuda or mps; CUDA_VISIBLE_DEVICES chooses the card.
+        auto, cpu, cuda, cuda:N or mps.
     workers
         Processes for preprocessing and export; 0 is one per core, at most 8.
     config
@@ -181,7 +181,7 @@ def predict(
     output
         Folder to write.
     device
-        auto, cpu, cuda or mps.
+        auto, cpu, cuda, cuda:N or mps.
     workers
         Processes for reading and writing; 0 is one per core, at most 8.
     mirroring

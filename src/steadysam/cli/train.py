@@ -54,7 +54,7 @@ def train(
     output
         Run folder to write.
     method
-        Row of `steadysam info`: spd, sam_tuning, zero_shot (nothing is trained).
+        Row of `steadysam info`, such as spd, sam_tuning, medsam, unet; some train nothing (zero_shot). Default: spd.
     label
         Target: a name or number of dataset.json, several joined by + (union), or all.
     backbone

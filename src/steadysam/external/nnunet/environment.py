@@ -169,12 +169,21 @@ def clean_variables(**more: str) -> dict[str, str]:
     return {**kept, "PYTHONUNBUFFERED": "1", **more}
 
 
-def nnunet_variables(run: Path, workers: int, **more: str) -> dict[str, str]:
-    """What nnU-Net's commands are told beside their arguments: its folders inside `run`, processes, and `more`.
+def nnunet_variables(run: Path, device: str, workers: int, **more: str) -> dict[str, str]:
+    """What nnU-Net's commands are told beside their arguments: its folders inside `run`, card, processes, and `more`.
 
-    Of the last two, what the user has set wins.
+    Of the last two, what the user has set wins. Its `-device cuda` is the first card that it sees: of `cuda:N` it sees
+    only card N.
     """
     folders = {f"nnUNet_{name}": str(run / name) for name in ("raw", "preprocessed", "results")}
     ours = {"nnUNet_def_n_proc": str(workers), **more}
     chosen = {key: os.environ.get(key, value) for key, value in ours.items()}
-    return clean_variables(**folders, **chosen, nnUNet_extTrainer=str(run / "trainers"))
+    _, _, index = device.partition(":")
+    card = {"CUDA_VISIBLE_DEVICES": _card(int(index))} if index else {}
+    return clean_variables(**folders, **chosen, **card, nnUNet_extTrainer=str(run / "trainers"))
+
+
+def _card(index: int) -> str:
+    """Card `index` of those that we see."""
+    seen = [card for card in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if card.strip()]
+    return seen[index].strip() if index < len(seen) else str(index)

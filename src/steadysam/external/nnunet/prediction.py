@@ -13,7 +13,7 @@ from steadysam.data.volumes import read_label_map, read_volume, write_mask
 from steadysam.errors import ExternalError, InputError
 from steadysam.external.nnunet.environment import Environment, find_environment, nnunet_variables
 from steadysam.external.nnunet.export import image_kind_of, write_image
-from steadysam.external.nnunet.training import DATASET_ID, PLANS, choose_device, read_run, worker_count
+from steadysam.external.nnunet.training import DATASET_ID, PLANS, choose_device, device_kind, read_run, worker_count
 from steadysam.external.processes import Finished, run_logged
 from steadysam.files import remove_folder, sha256_file, sweep_temporaries, write_json
 from steadysam.geometry import describe_grid, grids_agree
@@ -87,9 +87,9 @@ def _run(
 ) -> Finished:
     command = [environment.program("nnUNetv2_predict"), "-i", inside / "in", "-o", inside / "out"]
     command += ["-d", DATASET_ID, "-c", record["asked"]["configuration"], "-tr", record["trainer"], "-p", PLANS]
-    command += ["-f", "0", "-device", asked["device"], "-npp", asked["workers"], "-nps", asked["workers"]]
+    command += ["-f", "0", "-device", device_kind(asked["device"]), "-npp", asked["workers"], "-nps", asked["workers"]]
     command += ["--disable_progress_bar", *([] if asked["mirroring"] else ["--disable_tta"])]
-    variables = nnunet_variables(run, asked["workers"])
+    variables = nnunet_variables(run, asked["device"], asked["workers"])
     return run_logged([str(word) for word in command], log, variables)
 
 

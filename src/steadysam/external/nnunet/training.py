@@ -9,6 +9,7 @@ RUN/logs/           what each command said
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from steadysam.external.nnunet.environment import Environment, find_environment,
 from steadysam.external.nnunet.export import PICTURES, Track, export_dataset
 from steadysam.external.nnunet.trainers import STEPS_PER_EPOCH, trainer_name, write_trainer
 from steadysam.external.processes import run_logged
-from steadysam.files import read_json, sha256_file, write_json
+from steadysam.files import read_json, sha256_file, sweep_temporaries, write_json
 
 FORMAT = "steadysam-nnunet/1"
 DATASET_ID, DATASET = 1, "Dataset001_Target"  # a run has its own folders, so no other data set is in the way
@@ -40,7 +41,7 @@ class TrainOptions:
         configuration: `2d` or `3d_fullres`.
         epochs: a key of `TRAINERS`.
         steps: per epoch; other than 250 it is no longer nnU-Net's own training.
-        device: `auto`, `cpu`, `cuda` or `mps`.
+        device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         workers: processes for preprocessing and export; 0 is one per core, at most 8.
     """
 
@@ -80,8 +81,10 @@ def train(
         "device": choose_device(environment, options.device),
     }
     record = _begin(run, asked, resume)
+    record["trainer"] = write_trainer(run / "trainers", options.epochs, options.steps)
     record["versions"] = {"steadysam": steadysam.__version__, **environment.facts["versions"]}
     if record["status"] == "begun":
+        sweep_temporaries(run / "raw")
         record["data"] = export_dataset(data, run / "raw" / DATASET, track)
         _save(run, record, "exported")
     _refuse_flat_volumes(options.configuration, record["data"]["file_ending"])
@@ -135,14 +138,19 @@ def choose_device(environment: Environment, name: str) -> str:
     cuda = environment.facts["cuda"]
     if name == "auto":
         return "cuda" if cuda else "cpu"
-    if name not in ("cpu", "cuda", "mps") or (name == "cuda" and not cuda):
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name) or (name.startswith("cuda") and not cuda):
         raise ResourceError(
             "DEVICE_UNAVAILABLE",
             f"device {name!r} cannot be used by nnU-Net here",
-            expected="cpu, cuda (choose a card with CUDA_VISIBLE_DEVICES) or mps",
+            expected="cpu, cuda, cuda:N or mps",
             fix="use --device cpu, or install a CUDA build of torch in its environment",
         )
     return name
+
+
+def device_kind(device: str) -> str:
+    """`cuda:1` -> cuda, which is all that nnU-Net's commands know."""
+    return device.partition(":")[0]
 
 
 def _begin(run: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
@@ -152,7 +160,8 @@ def _begin(run: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
         if not resume or record.get("format") != FORMAT:
             fix = "choose another name, or go on with --continue"
             raise FileSystemError("FS_EXISTS", "the folder holds a run already", file=run, fix=fix)
-        changed = sorted(key for key, value in asked.items() if key != "workers" and record["asked"][key] != value)
+        free = ("workers", "device")  # where and by how many it is computed
+        changed = sorted(key for key, value in asked.items() if key not in free and record["asked"][key] != value)
         if changed:
             raise ConfigError(
                 "NNUNET_CHANGED",
@@ -164,8 +173,7 @@ def _begin(run: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
         return {**record, "asked": asked}
     if run.exists() and any(run.iterdir()):
         raise FileSystemError("FS_EXISTS", "the folder is not empty", file=run, fix="choose another name")
-    trainer = write_trainer(run / "trainers", asked["epochs"], asked["steps"])
-    record = {"format": FORMAT, "status": "begun", "asked": asked, "trainer": trainer, "commands": []}
+    record: dict[str, Any] = {"format": FORMAT, "status": "begun", "asked": asked, "commands": []}
     _save(run, record, "begun")
     return record
 
@@ -186,7 +194,7 @@ def _plan(environment: Environment, run: Path, record: dict[str, Any]) -> None:
     workers = str(worker_count(asked["workers"]))
     command = [environment.program("nnUNetv2_plan_and_preprocess"), "-d", DATASET_ID, "-c", asked["configuration"]]
     command += ["--verify_dataset_integrity", "-npfp", workers, "-np", workers, "--no_pbar"]
-    variables = nnunet_variables(run, int(workers))
+    variables = nnunet_variables(run, asked["device"], int(workers))
     done = run_logged([str(word) for word in command], run / "logs" / "plan_and_preprocess.log", variables)
     write_json(run / "preprocessed" / DATASET / "splits_final.json", read_json(run / "raw" / DATASET / _SPLITS))
     record["commands"].append(done.record())
@@ -196,11 +204,19 @@ def _plan(environment: Environment, run: Path, record: dict[str, Any]) -> None:
 def _fit(environment: Environment, run: Path, record: dict[str, Any], resume: bool) -> None:
     asked = record["asked"]
     command = [environment.program("nnUNetv2_train"), DATASET_ID, asked["configuration"], "0"]
-    command += ["-tr", record["trainer"], "-p", PLANS, "-device", asked["device"], *(["--c"] if resume else [])]
+    command += [
+        "-tr",
+        record["trainer"],
+        "-p",
+        PLANS,
+        "-device",
+        device_kind(asked["device"]),
+        *(["--c"] if resume else []),
+    ]
     # on the CPU the training process augments by itself: workers would take the cores from the network. Only here:
     # with 0, planning fails
     alone = {"nnUNet_n_proc_DA": "0"} if asked["device"] == "cpu" else {}
-    variables = nnunet_variables(run, worker_count(asked["workers"]), **alone)
+    variables = nnunet_variables(run, asked["device"], worker_count(asked["workers"]), **alone)
     done = run_logged([str(word) for word in command], run / "logs" / "train.log", variables)
     record["commands"].append(done.record())
     weights = model_folder(run, record) / "checkpoint_final.pth"
