@@ -19,6 +19,7 @@ from zero_shot_scores import METRICS, interval_over_sets, mean_over_sets, paired
 
 from steadysam.backbones import BACKBONES, build_backbone
 from steadysam.backbones.fingerprint import fingerprint
+from steadysam.bench.suite import merged
 from steadysam.files import content_key, read_json, write_json, write_text
 from steadysam.pretraining.config import PretrainConfig, make_pretrain_config
 from steadysam.pretraining.run import pretrain
@@ -27,15 +28,6 @@ from steadysam.report.table import LEADING, to_csv, to_markdown
 
 HERE = Path(__file__).parent
 Cells = dict[str, dict[str, Any]]
-
-
-def merged(values: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, with those of `changes` put in."""
-    result = dict(values)
-    for key, value in changes.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
-    return result
 
 
 def config_of(

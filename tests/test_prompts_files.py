@@ -74,7 +74,7 @@ def box(**changes):
 
 
 def write(path, value):
-    path.write_text(value if isinstance(value, str) else json.dumps(value))
+    path.write_text(value if isinstance(value, str) else json.dumps(value), "utf-8")
     return path
 
 

@@ -22,7 +22,15 @@ from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import cross_entropy, dice_loss
 from steadysam.methods.contract import Batch, FrozenConfig, Stage, StageSettings
 from steadysam.methods.samples import AugmentedSlices
-from steadysam.methods.slicewise import accept_all, decode_rows, decode_stack, encode_stack, encoder_key, mean_terms
+from steadysam.methods.slicewise import (
+    BackboneOnly,
+    accept_all,
+    decode_rows,
+    decode_stack,
+    encode_stack,
+    encoder_key,
+    mean_terms,
+)
 from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 
@@ -49,22 +57,9 @@ class Config(FrozenConfig):
     tuning: Tuning = Tuning()
 
 
-class MedicalSamAdapter(nn.Module):
-    """A backbone with adapters in its image encoder."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = cast(nn.Module, backbone)
-
-    @property
-    def sam(self) -> Backbone:
-        """The backbone under its contract."""
-        return cast(Backbone, self.backbone)
-
-
-def build(config: Config, backbone: Backbone) -> MedicalSamAdapter:
+def build(config: Config, backbone: Backbone) -> BackboneOnly:
     """The backbone with fresh adapters."""
-    model = MedicalSamAdapter(backbone)
+    model = BackboneOnly(backbone)
     inject_adapters(model.backbone, order=config.order, zero_init=config.zero_init)
     return model
 
@@ -78,13 +73,13 @@ def stages(config: Config) -> tuple[Stage, ...]:
             samples=lambda model, cases, cache: AugmentedSlices(
                 cases, config.augment, prompted=True, redraw=config.redraw
             ),
-            losses=lambda model, batch: tuning_losses(cast(MedicalSamAdapter, model), batch, config),
+            losses=lambda model, batch: tuning_losses(cast(BackboneOnly, model), batch, config),
             settings=config.tuning,
         ),
     )
 
 
-def tuning_losses(model: MedicalSamAdapter, batch: Batch, config: Config) -> dict[str, Tensor]:
+def tuning_losses(model: BackboneOnly, batch: Batch, config: Config) -> dict[str, Tensor]:
     """Weighted cross-entropy, or Dice and cross-entropy, on the decoder's mask at the image size."""
     embeddings = model.sam.encode(batch.tensors["images"])
     logits, masks = decode_rows(model.sam, embeddings, batch.points), batch.tensors["masks"]
@@ -98,7 +93,7 @@ def segment(
     model: nn.Module, config: Config, stack: SliceStack, points: Sequence[SlicePoints], cache: EmbeddingCache
 ) -> Segmentation:
     """Encode and decode with the prompts as they came."""
-    sam = cast(MedicalSamAdapter, model).sam
+    sam = cast(BackboneOnly, model).sam
     embeddings = encode_stack(sam, stack, cache, encoder_key(sam))
     probability = decode_stack(sam, embeddings, points)
     notes = {"decoder_points": sum(map(len, points))}

@@ -24,6 +24,7 @@ from steadysam.methods.boxes import box_of_points, loosen_box
 from steadysam.methods.contract import Batch, Chance, FrozenConfig, Stage, StageSettings, TrainingCase, Traits
 from steadysam.methods.samples import AugmentedSlices
 from steadysam.methods.slicewise import (
+    BackboneOnly,
     accept_all,
     decode_rows,
     decode_stack,
@@ -70,22 +71,9 @@ class Config(FrozenConfig):
         return {**values, "tuning": {**recipe, **values.get("tuning", {})}}
 
 
-class MedSam(nn.Module):
-    """A backbone, nothing else."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = cast(nn.Module, backbone)
-
-    @property
-    def sam(self) -> Backbone:
-        """The backbone under its contract."""
-        return cast(Backbone, self.backbone)
-
-
-def build(config: Config, backbone: Backbone) -> MedSam:
+def build(config: Config, backbone: Backbone) -> BackboneOnly:
     """The backbone as it came."""
-    return MedSam(backbone)
+    return BackboneOnly(backbone)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -98,7 +86,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
             name="tuning",
             trainable=(decoder, "backbone.image_encoder.*") if config.lane == "box_tuned" else (decoder,),
             samples=lambda model, cases, cache: PromptedSlices(cases, config),
-            losses=lambda model, batch: tuning_losses(cast(MedSam, model), batch),
+            losses=lambda model, batch: tuning_losses(cast(BackboneOnly, model), batch),
             settings=config.tuning,
         ),
     )
@@ -149,7 +137,7 @@ def _is_asked(points: SlicePoints) -> bool:
     return len(points) > 0 or points.box is not None
 
 
-def tuning_losses(model: MedSam, batch: Batch) -> dict[str, Tensor]:
+def tuning_losses(model: BackboneOnly, batch: Batch) -> dict[str, Tensor]:
     """Dice with squares in its denominator + cross-entropy; slices that are not asked add 0 and count in the mean."""
     embeddings = model.sam.encode(batch.tensors["images"])
     logits, masks = decode_rows(model.sam, embeddings, batch.points), batch.tensors["masks"]
@@ -162,7 +150,7 @@ def segment(
     model: nn.Module, config: Config, stack: SliceStack, points: Sequence[SlicePoints], cache: EmbeddingCache
 ) -> Segmentation:
     """Encode and decode the slices that have a prompt. A box that was given wins over the box of the points."""
-    sam = cast(MedSam, model).sam
+    sam = cast(BackboneOnly, model).sam
     size = stack.preprocess.size
     given = tuple(points) if config.lane == "points_tuned" else tuple(as_box(p, size, config) for p in points)
     asked = [t for t, here in enumerate(given) if _is_asked(here)]

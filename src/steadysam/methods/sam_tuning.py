@@ -21,7 +21,15 @@ from steadysam.losses import segmentation_terms
 from steadysam.methods.contract import Batch, FrozenConfig, LoraConfig, Stage, StageSettings, TrainingCase
 from steadysam.methods.neighbours import gather_neighbours, with_neighbours
 from steadysam.methods.samples import AugmentedSlices
-from steadysam.methods.slicewise import accept_all, decode_rows, decode_stack, encode_stack, encoder_key, mean_terms
+from steadysam.methods.slicewise import (
+    BackboneOnly,
+    accept_all,
+    decode_rows,
+    decode_stack,
+    encode_stack,
+    encoder_key,
+    mean_terms,
+)
 from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 
@@ -44,26 +52,13 @@ class Config(FrozenConfig):
     tuning: StageSettings = StageSettings()
 
 
-class SamTuning(nn.Module):
-    """A backbone, nothing else."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = cast(nn.Module, backbone)
-
-    @property
-    def sam(self) -> Backbone:
-        """The backbone under its contract."""
-        return cast(Backbone, self.backbone)
-
-
-def build(config: Config, backbone: Backbone) -> SamTuning:
+def build(config: Config, backbone: Backbone) -> BackboneOnly:
     """The backbone, with LoRA where the encoder is adapted by it."""
     if config.train == "joint" and config.adapt == "lora":
         lora = config.lora
         sam = cast(AdaptableBackbone, backbone)
         inject_lora(sam, lora.rank, lora.alpha, lora.dropout, lora.targets, seed=draw_seed())
-    return SamTuning(backbone)
+    return BackboneOnly(backbone)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -76,7 +71,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
             samples=lambda model, cases, cache: AugmentedSlices(
                 prompted_cases(cases, config), config.augment, prompted=True, redraw=config.redraw
             ),
-            losses=lambda model, batch: tuning_losses(cast(SamTuning, model), batch, config),
+            losses=lambda model, batch: tuning_losses(cast(BackboneOnly, model), batch, config),
             settings=config.tuning,
         ),
     )
@@ -87,7 +82,7 @@ def prompted_cases(cases: Sequence[TrainingCase], config: Config) -> Sequence[Tr
     return cases if config.prompts == "raw" else [with_neighbours(case, config.n) for case in cases]
 
 
-def tuning_losses(model: SamTuning, batch: Batch, config: Config) -> dict[str, Tensor]:
+def tuning_losses(model: BackboneOnly, batch: Batch, config: Config) -> dict[str, Tensor]:
     """0.7 Dice + 0.3 focal on the decoder's mask."""
     embeddings = model.sam.encode(batch.tensors["images"])
     logits = decode_rows(model.sam, embeddings, batch.points)
@@ -99,7 +94,7 @@ def segment(
     model: nn.Module, config: Config, stack: SliceStack, points: Sequence[SlicePoints], cache: EmbeddingCache
 ) -> Segmentation:
     """Encode and decode with the prompts as they came, or with the neighbours' too."""
-    sam = cast(SamTuning, model).sam
+    sam = cast(BackboneOnly, model).sam
     embeddings = encode_stack(sam, stack, cache, encoder_key(sam))
     given = tuple(points) if config.prompts == "raw" else gather_neighbours(points, config.n)
     probability = decode_stack(sam, embeddings, given)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steadysam.augment import IDENTITY, Augmentation, move_images
@@ -20,6 +20,19 @@ from steadysam.embeddings import EmbeddingCache
 from steadysam.types import Decision, SlicePoints, SliceStack
 
 _ROWS = 8  # slices per forward pass outside training; fixed, so that results do not depend on what else runs
+
+
+class BackboneOnly(nn.Module):
+    """A backbone, nothing else; its parameters lie below `backbone.`."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.backbone = cast(nn.Module, backbone)
+
+    @property
+    def sam(self) -> Backbone:
+        """The backbone under its contract."""
+        return cast(Backbone, self.backbone)
 
 
 @torch.no_grad()

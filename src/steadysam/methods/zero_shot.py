@@ -12,7 +12,7 @@ from torch import nn
 from steadysam.backbones.backbone import Backbone
 from steadysam.embeddings import EmbeddingCache
 from steadysam.methods.contract import FrozenConfig, Stage, Traits
-from steadysam.methods.slicewise import ask, encode_stack, encoder_key, only_slices, to_model
+from steadysam.methods.slicewise import BackboneOnly, ask, encode_stack, encoder_key, only_slices, to_model
 from steadysam.prompts.clicks import keep_clicked
 from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
 
@@ -31,17 +31,9 @@ class Config(FrozenConfig):
     islands: bool = False
 
 
-class ZeroShot(nn.Module):
-    """A backbone, nothing else."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = cast(nn.Module, backbone)
-
-
-def build(config: Config, backbone: Backbone) -> ZeroShot:
+def build(config: Config, backbone: Backbone) -> BackboneOnly:
     """The backbone as it came."""
-    return ZeroShot(backbone)
+    return BackboneOnly(backbone)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -54,7 +46,7 @@ def segment(
     model: nn.Module, config: Config, stack: SliceStack, points: Sequence[SlicePoints], cache: EmbeddingCache
 ) -> Segmentation:
     """Encode, and decode the slices that have prompts. `notes` has the predicted IoU of each of them."""
-    backbone = cast(Backbone, cast(ZeroShot, model).backbone)
+    backbone = cast(BackboneOnly, model).sam
     probability = np.zeros((stack.depth, stack.preprocess.size, stack.preprocess.size), np.float32)
     asked = [t for t, here in enumerate(points) if len(here) or here.box is not None]
     scores: list[float] = []

@@ -35,7 +35,7 @@ from steadysam.methods.sam_refiner.mining import (
     negative_point,
     positive_point,
 )
-from steadysam.methods.slicewise import ask, encode_stack, encoder_key, only_slices, to_model
+from steadysam.methods.slicewise import BackboneOnly, ask, encode_stack, encoder_key, only_slices, to_model
 from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 __all__ = ["TRAITS", "Config", "build", "segment", "stages"]
@@ -74,14 +74,6 @@ class Config(FrozenConfig):
         return self
 
 
-class SamRefiner(nn.Module):
-    """A backbone, nothing else."""
-
-    def __init__(self, backbone: Backbone) -> None:
-        super().__init__()
-        self.backbone = cast(nn.Module, backbone)
-
-
 @dataclass(frozen=True, eq=False)
 class Mined:
     """The prompts of one slice: points and box, the mask's logits (S, S) or None, and whether the box grew."""
@@ -91,9 +83,9 @@ class Mined:
     grown: bool = False
 
 
-def build(config: Config, backbone: Backbone) -> SamRefiner:
+def build(config: Config, backbone: Backbone) -> BackboneOnly:
     """The backbone as it came."""
-    return SamRefiner(backbone)
+    return BackboneOnly(backbone)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -112,7 +104,7 @@ def segment(
     """
     if stack.coarse is None:
         raise InputError("COARSE_MISSING", "there is no mask to refine", fix="pass --coarse")
-    backbone = cast(Backbone, cast(SamRefiner, model).backbone)
+    backbone = cast(BackboneOnly, model).sam
     probability = np.zeros(stack.coarse.shape, np.float32)
     empty = [t for t, mask in enumerate(stack.coarse) if not mask.any()]
     asked = [t for t in range(stack.depth) if config.empty == "as_is" or t not in empty]
