@@ -17,8 +17,10 @@ PARTS = (
     "tables/scribbles.md",
     "steps/scribbles.md",
     "filter.md",
+    "robustness.md",
 )
 PICTURES = {
+    "noise-uniform-distractors-per-slice-LA": "LA with more and more stray points; one seed.",
     "saliency": "Saliency on the target and elsewhere, test slices.",
     "learning-spd": "Losses of SPD's two stages.",
 }
