@@ -5,12 +5,15 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from conftest import make_affine
 from steadysam.augment import Augmentation
 from steadysam.config import make_config
 from steadysam.data.cases import read_dataset
+from steadysam.embeddings import EmbeddingCache
 from steadysam.evaluate import evaluate_case
+from steadysam.loop import select_trainable
 from steadysam.methods import METHODS, prompt_unet, unet
 from steadysam.methods.contract import Batch, Chance
 from steadysam.methods.dense import ChannelSamples, PromptedConfig, dense_losses, prompt_channels, spots
@@ -94,6 +97,34 @@ def test_the_final_output_comes_first_and_weighs_most():
         assert [o.mean().item() for o in network(torch.zeros(1, 3, 4, 4))] == [1, 2, 3]
         assert network.weights(3) == pytest.approx([4 / 7, 2 / 7, 1 / 7])
         assert [o.mean().item() for o in network.eval()(torch.zeros(1, 3, 4, 4))] == [1]
+
+
+@pytest.mark.parametrize("name, count", [("unetpp", 4), ("dynunet", 3), ("prompt_dynunet", 3)])
+def test_the_loops_own_train_mode_supervises_every_output(name, count):
+    """`select_trainable` sets the mode of `net.*`, not of the wrapper; every head must get a gradient all the same."""
+    torch.manual_seed(0)
+    method: Any = METHODS[name]
+    config = method.Config()
+    model, (stage,) = method.build(config, None), method.stages(config)
+    chosen = select_trainable(model, stage)
+    assert len(model(torch.zeros(2, 3 + getattr(config, "channels", 0), 32, 32))) == count
+    samples = stage.samples(
+        model, [make_case(Grid((10, 11, 3), make_affine((1, 1.3, 5))), (2, 0, 1))], EmbeddingCache()
+    )
+    batch = samples.batch([0, 1], Chance(0, stage.name, 0, training=True))
+    torch.stack(list(stage.losses(model, batch).values())).sum().backward()
+    assert [name for name, p in chosen.items() if p.grad is None] == []
+    assert len(model.eval()(torch.zeros(1, 3 + getattr(config, "channels", 0), 32, 32))) == 1
+
+
+@pytest.mark.parametrize("name", ["dynunet", "prompt_dynunet"])
+def test_fewest_levels_that_the_library_builds(name):
+    method: Any = METHODS[name]
+    config = method.Config(levels=3, first=4, most=8)
+    model = method.build(config, None).train()
+    assert len(model(torch.zeros(2, 3 + getattr(config, "channels", 0), 32, 32))) == 1
+    with pytest.raises(ValidationError, match="greater than or equal to 3"):
+        method.Config(levels=2)
 
 
 def test_nnunets_rule_for_the_number_of_levels():

@@ -16,7 +16,7 @@ TRAITS = Traits(points=False, backbone=False)
 class Config(DenseConfig):
     """Levels (`networks.levels_for(size)` says how many nnU-Net would take), and channels of the first and at most."""
 
-    levels: int = Field(default=5, ge=2, le=8)
+    levels: int = Field(default=5, ge=3, le=8)
     first: int = Field(default=32, ge=1)
     most: int = Field(default=512, ge=1)
 

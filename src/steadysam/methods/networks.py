@@ -35,7 +35,8 @@ class Network(nn.Module):
             outputs = list(found.unbind(1)) if found.ndim == 5 else [found]
         else:
             outputs = list(found)[::-1]
-        kept = outputs if self.training else outputs[:1]
+        # the loop sets the mode of what it trains, `net.*`, and leaves this wrapper in eval mode
+        kept = outputs if self.net.training else outputs[:1]
         return [output[..., :height, :width] for output in kept]
 
     def weights(self, count: int) -> list[float]:

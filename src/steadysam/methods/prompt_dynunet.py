@@ -16,7 +16,7 @@ TRAITS = Traits(backbone=False)
 class Config(PromptedConfig):
     """Levels, and channels of the first and at most; see `dynunet`."""
 
-    levels: int = Field(default=5, ge=2, le=8)
+    levels: int = Field(default=5, ge=3, le=8)
     first: int = Field(default=32, ge=1)
     most: int = Field(default=512, ge=1)
 
