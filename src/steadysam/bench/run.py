@@ -148,7 +148,7 @@ _DEVICE = "STEADYSAM_BENCH_DEVICE"
 
 
 def _start(devices: tuple[str, ...], numbers: Any) -> None:
-    """In every worker: its device, by turns, and one thread pool that does not fight with the others'."""
+    """In every worker: its device, by turns."""
     number = numbers.get() if numbers is not None else 0
     if devices:
         os.environ[_DEVICE] = devices[number % len(devices)]

@@ -33,7 +33,7 @@ def sweep_path(store: Path, run: str, target: str) -> Path:
 def sweep_run(suite: Suite, run: str, target: str, folders: Folders, options: Options) -> dict[str, Any]:
     """Train `run` with every rate on `target`; returns and keeps the best validation loss of each.
 
-    The last stage is judged: the swept keys name its rate, and earlier stages come from `start` or are the same.
+    The best losses of all stages that the run trains are added up; stages taken over from `start` are none of them.
     """
     path = sweep_path(folders.store, run, target)
     if path.exists():

@@ -18,8 +18,8 @@ from steadysam.losses import cross_entropy, dice_loss
 from steadysam.methods.contract import Batch, Chance, FrozenConfig, Stage, StageSettings, TrainingCase
 from steadysam.methods.networks import Network, probabilities
 from steadysam.methods.samples import AugmentedSlices
-from steadysam.methods.slicewise import mean_terms
-from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
+from steadysam.methods.slicewise import accept_all, mean_terms
+from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 _ROWS = 8  # slices per forward pass; fixed, so that results do not depend on what else runs
 
@@ -97,11 +97,7 @@ def segment(
     probability = torch.cat(parts).numpy()
     if not prompted:
         return Segmentation(probability, None)
-    decisions = tuple(
-        Decision(name, t, t, "accepted", "given to the network as a channel", xy=(float(x), float(y)))
-        for t, here in enumerate(points)
-        for name, (x, y) in zip(here.ids, here.xy, strict=True)
-    )
+    decisions = accept_all(points, "given to the network as a channel")
     return Segmentation(probability, None, tuple(points), decisions)
 
 

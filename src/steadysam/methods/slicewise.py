@@ -158,10 +158,12 @@ def mean_terms(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value.mean() for name, value in terms.items()}
 
 
-def accept_all(points: Sequence[SlicePoints]) -> tuple[Decision, ...]:
-    """The verdicts of a method that obeys every point of D slices."""
+def accept_all(
+    points: Sequence[SlicePoints], reason: str = "not checked: this method obeys every prompt"
+) -> tuple[Decision, ...]:
+    """The verdicts of a method that takes every point of D slices as it is."""
     return tuple(
-        Decision(name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y)))
+        Decision(name, t, t, "accepted", reason, xy=(float(x), float(y)))
         for t, here in enumerate(points)
         for name, (x, y) in zip(here.ids, here.xy, strict=True)
     )

@@ -12,9 +12,9 @@ from torch import nn
 from steadysam.backbones.backbone import Backbone
 from steadysam.embeddings import EmbeddingCache
 from steadysam.methods.contract import FrozenConfig, Stage, Traits
-from steadysam.methods.slicewise import BackboneOnly, ask, encode_stack, encoder_key, only_slices, to_model
+from steadysam.methods.slicewise import BackboneOnly, accept_all, ask, encode_stack, encoder_key, only_slices, to_model
 from steadysam.prompts.clicks import keep_clicked
-from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
+from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 TRAITS = Traits(boxes=True, untrained=True)
 
@@ -59,10 +59,6 @@ def segment(
                 inside = probability[t] > 0.5
                 probability[t][inside & ~keep_clicked(inside, points[t].xy, points[t].positive)] = 0.0
         scores = [round(float(score), 4) for score in answers.iou[:, 0]]
-    decisions = tuple(
-        Decision(name, t, t, "accepted", "not checked: this method obeys every prompt", xy=(float(x), float(y)))
-        for t, here in enumerate(points)
-        for name, (x, y) in zip(here.ids, here.xy, strict=True)
-    )
+    decisions = accept_all(points)
     notes = {"predicted_iou": dict(zip(map(str, asked), scores, strict=True)), "masks": config.masks}
     return Segmentation(probability, None, tuple(points), decisions, notes)

@@ -15,11 +15,11 @@ from steadysam.losses import pairwise_consistency, segmentation_terms
 from steadysam.methods.contract import Batch, Chance, TrainingCase
 from steadysam.methods.neighbours import gather_neighbours
 from steadysam.methods.samples import list_slices
-from steadysam.methods.slicewise import decode_rows, encode_stack, encoder_key, mean_terms
+from steadysam.methods.slicewise import accept_all, decode_rows, encode_stack, encoder_key, mean_terms
 from steadysam.methods.spd.config import Config
 from steadysam.methods.spd.distill import Distilled, distill
 from steadysam.methods.spd.saliency import Spd, saliency_maps
-from steadysam.types import Decision, SlicePoints
+from steadysam.types import SlicePoints
 
 
 def saliency_losses(model: Spd, batch: Batch, config: Config) -> dict[str, Tensor]:
@@ -33,11 +33,7 @@ def choose_points(points: Sequence[SlicePoints], saliency: NDArray[np.float32], 
     if config.prompts == "consensus":
         return distill(points, saliency, config.rule)
     chosen = tuple(points) if config.prompts == "raw" else gather_neighbours(points, config.n)
-    decisions = tuple(
-        Decision(name, t, t, "accepted", "not checked: this run uses raw prompts", xy=(float(xy[0]), float(xy[1])))
-        for t, here in enumerate(points)
-        for name, xy in zip(here.ids, here.xy, strict=True)
-    )
+    decisions = accept_all(points, "not checked: this run uses raw prompts")
     empty = tuple(t for t, here in enumerate(chosen) if not here.positive.any())
     return Distilled(chosen, decisions, empty)
 
