@@ -124,13 +124,19 @@ class Group:
         return split_of(config.model_copy(update={"data": data}), read_dataset(config.data.dataset))
 
     @cached_property
+    def _sets(self) -> dict[str, tuple[dict[str, Prompts], dict[str, Any]]]:
+        return {}
+
+    @cached_property
     def test(self) -> list[tuple[Case, Volume, Mask]]:
         """The test cases."""
         return [self.cases[case.name] for case in self.split.test]
 
     def prompt_set(self, name: str) -> tuple[dict[str, Prompts], dict[str, Any]]:
         """A prompt set of the test cases, and what is known of it (with its `hash`)."""
-        found, meta = self._drawn(name, [case.name for case, _, _ in self.test])
+        if name not in self._sets:  # many rows are scored with the same set
+            self._sets[name] = self._drawn(name, [case.name for case, _, _ in self.test])
+        found, meta = self._sets[name]
         return found, {**meta, "hash": set_hash({case: prompts.key() for case, prompts in found.items()})}
 
     def freeze_training_prompts(self) -> None:
