@@ -1,55 +1,135 @@
-"""docs/results.md from the store of benchmarks/suites/spd_cpu.toml: the report's tables between our own words."""
+"""Pages of results in docs/ from the stores of suites: the report's tables between our own words."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from steadysam.bench.suite import read_suite
+from steadysam.bench.store import cells
+from steadysam.bench.suite import Suite, read_suite
 from steadysam.files import write_bytes, write_text
 from steadysam.report.benchmark.write import Wanted, write_report
 
 HERE = Path(__file__).parent
-PARTS = (
-    "tables/noisy.md",
-    "steps/noisy.md",
-    "paired/noisy.md",
-    "tables/scribbles.md",
-    "steps/scribbles.md",
-    "filter.md",
-    "robustness.md",
-)
-PICTURES = {
-    "noise-uniform-distractors-per-slice-LA": "LA with more and more stray points; one seed.",
-    "saliency": "Saliency on the target and elsewhere, test slices.",
-    "learning-spd": "Losses of SPD's two stages.",
+
+
+@dataclass(frozen=True)
+class Page:
+    """A page of docs/; its words are `runs/NAME_intro.md` and `runs/NAME_reading.md`, its store `results/NAME`.
+
+    Args:
+        suite: says how rows are shown.
+        document: file in docs/; pictures are named after it.
+        parts: files of the report, in order; those that a store has not are left out.
+        pictures: file in the report's figures/ -> what it shows.
+        reference, steps: of the paired tests; steps whose rows are not both there yet are left out.
+        appendix: heading -> file below results/.
+    """
+
+    suite: str
+    document: str
+    parts: tuple[str, ...]
+    pictures: Mapping[str, str]
+    reference: str | None = None
+    steps: tuple[str, ...] = ()
+    appendix: Mapping[str, str] = field(default_factory=dict)
+
+
+PAGES = {
+    "spd": Page(
+        suite="spd_cpu.toml",
+        document="results.md",
+        parts=(
+            "tables/noisy.md",
+            "steps/noisy.md",
+            "paired/noisy.md",
+            "tables/scribbles.md",
+            "steps/scribbles.md",
+            "filter.md",
+            "robustness.md",
+        ),
+        pictures={
+            "noise-uniform-distractors-per-slice-LA": "LA with more and more stray points; one seed.",
+            "saliency": "Saliency on the target and elsewhere, test slices.",
+            "learning-spd": "Losses of SPD's two stages.",
+        },
+        appendix={"Speed and memory": "speed.md"},
+    ),
+    "ldfsam": Page(
+        suite="ldfsam_cpu.toml",
+        document="results_ldfsam.md",
+        parts=("grids.md", "tables/none.md", "steps/none.md", "detectors.md"),
+        pictures={
+            "annotation-budget-none": "Dice against the share of the training patients; bands: 95 % intervals.",
+            "distillation-none": "Distillation of the detector whose features prompt.",
+            "controls-none": "LDFSAM against a detector that nobody trained, another image's prompts, and none.",
+            "learning-ldfsam": "Losses of LDFSAM's mask stage.",
+        },
+        reference="LDFSAM",
+        steps=(
+            "boxes, student -> S+D, student",
+            "S, student -> D, student",
+            "D, student -> S+D, student",
+            "S+D, student -> S+D with KD",
+            "S+D, student -> LDFSAM",
+            "S+D with KD -> LDFSAM",
+            "S+D with LD (main) -> LDFSAM",
+            "LDFSAM -> S+D, teacher",
+            "LDFSAM, prompts removed -> LDFSAM",
+            "LDFSAM, random detector -> LDFSAM",
+            "LDFSAM, another image's prompts -> LDFSAM",
+            "SAM-Med2D style, no prompts -> LDFSAM",
+            "UNet -> LDFSAM",
+        ),
+    ),
 }
 
 
 def main() -> None:
-    """Write the report, then the page."""
+    """Write the report of every page whose store is there, then the page."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--store", type=Path, default=HERE / "results" / "spd")
-    parser.add_argument("--suite", type=Path, default=HERE / "suites" / "spd_cpu.toml")
-    parser.add_argument("--report", type=Path, default=HERE.parent / "work" / "spd" / "report", help="the whole report")
+    parser.add_argument("--page", nargs="+", choices=PAGES, default=list(PAGES), help="only these")
+    parser.add_argument("--stores", type=Path, default=HERE / "results", help="holds a store per page")
+    parser.add_argument("--reports", type=Path, default=HERE.parent / "work", help="NAME/report is the whole report")
     parser.add_argument("--docs", type=Path, default=HERE.parent / "docs")
     flags = parser.parse_args()
-    write_report(flags.store, flags.report, Wanted(suite=read_suite(flags.suite)))
-    page = [(HERE / "runs" / "spd_intro.md").read_text("utf-8")]
-    for part in PARTS:
-        path = flags.report / part
+    for name in flags.page:
+        if (flags.stores / name / "cells").is_dir():
+            print(write_page(name, PAGES[name], flags.stores / name, flags.reports / name / "report", flags.docs))
+        else:
+            print(f"{name}: no store in {flags.stores / name}")
+
+
+def write_page(name: str, page: Page, store: Path, report: Path, docs: Path) -> Path:
+    """The report into `report`, the page and its pictures into `docs`; returns the page."""
+    suite = read_suite(HERE / "suites" / page.suite)
+    write_report(store, report, wanted(page, suite, {cell.row for cell in cells(store)}))
+    parts = [(HERE / "runs" / f"{name}_intro.md").read_text("utf-8")]
+    for part in page.parts:
+        path = report / part
         if path.exists():
-            page.append("\n".join("#" + line if line.startswith("#") else line for line in lines(path)))
-    for name, said in PICTURES.items():
-        path = flags.report / "figures" / f"{name}.png"
+            parts.append("\n".join("#" + line if line.startswith("#") else line for line in lines(path)))
+    stem = Path(page.document).stem
+    for figure, said in page.pictures.items():
+        path = report / "figures" / f"{figure}.png"
         if path.exists():
-            write_bytes(flags.docs / f"results-{name}.png", path.read_bytes())
-            page.append(f"![{said}](results-{name}.png)\n\n*{said}*\n")
-    page.append((HERE / "runs" / "spd_reading.md").read_text("utf-8"))
-    speed = HERE / "results" / "speed.md"
-    if speed.exists():
-        page += ["## Speed and memory\n", speed.read_text("utf-8")]
-    print(write_text(flags.docs / "results.md", "\n".join(page)))
+            write_bytes(docs / f"{stem}-{figure}.png", path.read_bytes())
+            parts.append(f"![{said}]({stem}-{figure}.png)\n\n*{said}*\n")
+    parts.append((HERE / "runs" / f"{name}_reading.md").read_text("utf-8"))
+    for heading, file in page.appendix.items():
+        path = HERE / "results" / file
+        if path.exists():
+            parts += [f"## {heading}\n", path.read_text("utf-8")]
+    return write_text(docs / page.document, "\n".join(parts))
+
+
+def wanted(page: Page, suite: Suite, rows: set[str]) -> Wanted:
+    """What the report compares, as far as the store has the rows."""
+    steps = tuple(step for step in page.steps if all(side.strip() in rows for side in step.split("->")))
+    reference = page.reference if page.reference in rows else None
+    return Wanted(suite=suite, reference=reference, steps=steps)
 
 
 def lines(path: Path) -> list[str]:

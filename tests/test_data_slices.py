@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steadysam.data.slices import fit_masks, normalise, prepare_stack, unfit_masks, window_bounds
+from steadysam.data.slices import detail_images, fit_masks, normalise, prepare_stack, unfit_masks, window_bounds
 from steadysam.errors import SteadyError
 from steadysam.types import Frame, Grid, Preprocess, Volume, take_slice
 
@@ -221,3 +221,26 @@ def test_key_names_everything_that_decides_the_images(rng: np.random.Generator) 
         prepare_stack(replace(volume, grid=replace(grid, slice_axis=1)), Preprocess(size=8)).key,
     }
     assert len(keys) == 6
+
+
+@pytest.mark.parametrize("fit", ["stretch", "pad"])
+@pytest.mark.parametrize("colour", [False, True])
+def test_detail_is_the_same_stack_at_another_size(rng: np.random.Generator, fit: Fit, colour: bool) -> None:
+    """Same window, same fit; neither the images nor the key know of it."""
+    grid = Grid((9, 13, 3), np.diag([1.0, 1.5, 4.0, 1.0]))
+    shape = (*grid.shape, 3) if colour else grid.shape
+    volume = Volume(rng.integers(1, 200, shape).astype(np.int16), grid)
+    plain, fine = prepare_stack(volume, Preprocess(8, fit)), prepare_stack(volume, Preprocess(8, fit), detail=32)
+    assert plain.detail is None
+    assert np.array_equal(plain.images, fine.images)
+    assert (plain.key, plain.frame) == (fine.key, fine.frame)
+    assert fine.detail is not None
+    assert fine.detail.dtype == np.float32
+    assert np.array_equal(fine.detail, prepare_stack(volume, Preprocess(32, fit)).images)
+    assert np.array_equal(fine.detail, detail_images(volume, Preprocess(8, fit), 32))
+
+
+def test_a_detail_has_no_negative_size(rng: np.random.Generator) -> None:
+    volume = a_volume(Grid((4, 5, 2), np.eye(4)), rng)
+    with pytest.raises(SteadyError, match="SIZE.*-32"):
+        prepare_stack(volume, Preprocess(8), detail=-32)

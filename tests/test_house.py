@@ -23,6 +23,7 @@ FLOORS = {
     **dict.fromkeys(("types", "geometry", "errors", "files", "__init__"), 0),
     **dict.fromkeys(("data", "prompts", "losses", "metrics", "statistics", "embeddings", "augment", "cachefolder"), 1),
     "backbones": 2,
+    "detection": 2,
     "methods": 3,
     **dict.fromkeys(
         (
@@ -31,6 +32,8 @@ FLOORS = {
             "checkpoints",
             "logs",
             "loop",
+            "averaging",
+            "optimisation",
             "training_data",
             "training",
             "segmenting",
@@ -41,12 +44,13 @@ FLOORS = {
     **dict.fromkeys(("evaluate", "summary", "comparison", "provenance", "audit", "phantom"), 4),
     # clicks without a run, and pretraining, whose drawn images are configured like everything else
     **dict.fromkeys(("interactive", "clicks", "synthetic", "pretraining", "bench"), 4),
+    **dict.fromkeys(("box_prompts", "box_files", "combining"), 4),
     "external": 4,
     **dict.fromkeys(("report", "demo", "cli", "__main__"), 5),
 }
 LEAVES = ("data", "prompts", "losses", "metrics", "embeddings")
 SHARED_METHOD_FILES = {"contract", "samples", "slicewise", "neighbours", "boxes", "video"}
-SHARED_METHOD_FILES |= {"networks", "dense", "hybrid"}
+SHARED_METHOD_FILES |= {"networks", "dense", "hybrid", "detecting", "mosaic", "feature_prompting"}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 300, 60, 8
 # one thing in one place: the words of the house; the metrics with their table; four commands with their help
 LONGER = {"types.py": 360, "metrics.py": 340, "cli/prompts.py": 320}

@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from steadysam.losses import cross_entropy, dice_loss, focal_loss, pairwise_consistency, segmentation_terms
+from steadysam.losses import (
+    cross_entropy,
+    dice_loss,
+    focal_loss,
+    pairwise_consistency,
+    sam_med2d_terms,
+    segmentation_terms,
+    soft_iou,
+)
 
 
 @pytest.fixture
@@ -95,3 +103,44 @@ def test_known_defect_flat_maps_are_pushed_up_and_the_squared_form_does_not():
         assert logits.grad is not None
         slope = float(logits.grad.sum())
         assert slope < -1e-3 if expected == "negative" else abs(slope) < 1e-6
+
+
+def test_sam_med2ds_terms_by_hand():
+    """Probabilities 3/4, 3/4, 1/4, 1/4 against 1, 0, 1, 0; beside it a slice that is empty and found empty."""
+    z = math.log(3)
+    logits = torch.tensor([[[z, z], [-z, -z]], [[-40.0, -40.0], [-40.0, -40.0]]], dtype=torch.float64)
+    target = torch.tensor([[[1.0, 0.0], [1.0, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    terms = sam_med2d_terms(logits, torch.tensor([[0.8], [0.9]]), target)
+    right, wrong = -math.log(3 / 4), -math.log(1 / 4)
+    object_, other = 0.25 * (right / 16 + wrong * 9 / 16), 0.75 * (wrong * 9 / 16 + right / 16)
+    focal = 20 * (object_ + other) / 4
+    assert focal == pytest.approx(3.988854, abs=1e-5)
+    assert terms["focal"].tolist() == pytest.approx([focal, 0.0], abs=1e-5)
+    assert terms["dice"].tolist() == pytest.approx([1 - 3 / 5, 0.0], abs=1e-6)
+    assert terms["iou"].tolist() == pytest.approx([(0.8 - 1 / 3) ** 2, 0.01], abs=1e-6)
+    assert all(value.dtype == torch.float32 and value.shape == (2,) for value in terms.values())
+
+
+def test_sam_med2ds_terms_are_finite_at_the_ends_and_have_gradients_to_mask_and_iou():
+    logits = torch.tensor([[200.0, -200.0], [200.0, -200.0]], requires_grad=True)
+    said = torch.tensor([0.5, 0.5], requires_grad=True)
+    terms = sam_med2d_terms(logits, said, torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
+    assert all(torch.isfinite(value).all() for value in terms.values())
+    assert terms["focal"].tolist() == pytest.approx([2000.0, 0.0])  # 20 (0.25 + 0.75) 200 / 2
+    torch.stack([value.sum() for value in terms.values()]).sum().backward()
+    for tensor in (logits, said):
+        assert tensor.grad is not None
+        assert torch.isfinite(tensor.grad).all()
+        assert tensor.grad.abs().sum() > 0
+
+
+def test_soft_iou_by_hand():
+    assert soft_iou(torch.tensor([[0.5, 1.0, 0.0]]), torch.tensor([[1.0, 1.0, 1.0]])).item() == pytest.approx(0.5)
+    assert soft_iou(torch.zeros(1, 4), torch.zeros(1, 4)).item() == 1
+
+
+def test_focal_with_class_balance_splits_the_plain_one(generator):
+    logits = torch.randn(2, 1, 4, 4, generator=generator)
+    target = (torch.rand(2, 1, 4, 4, generator=generator) > 0.5).float()
+    parts = focal_loss(logits, target, alpha=0.3) + focal_loss(logits, target, alpha=0.7)
+    assert torch.allclose(parts, focal_loss(logits, target), atol=1e-6)

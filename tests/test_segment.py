@@ -2,18 +2,21 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 
 from conftest import GRIDS
-from steadysam.errors import InputError, OutputError
+from steadysam.data.slices import prepare_stack
+from steadysam.errors import ConfigError, InputError, OutputError
 from steadysam.geometry import ras_to_voxel, slice_to_ras, voxel_to_ras
+from steadysam.methods.contract import Traits
 from steadysam.prompts.files import read_prompts
 from steadysam.runs import load_run
 from steadysam.segmenting import segment
-from steadysam.types import Box, Grid, ImageRef, Point, Prompts, Volume
+from steadysam.types import Box, Grid, ImageRef, Point, Prompts, Segmentation, Volume
 from toys import click, make_volume, some_prompts
 
 
@@ -238,3 +241,46 @@ def test_prompt_files_give_what_values_give(run, tmp_path):
     for frame in ("RAS", "LPS", "ijk"):
         path = write_prompts(tmp_path / f"{frame}.json", prompts, frame=frame, grid=grid)
         assert np.array_equal(segment(run, volume, read_prompts(path, grid)).mask.array, expected)
+
+
+def looking_twice(run, size):
+    """The run with a method that only notes which stack it was given."""
+    seen = []
+
+    def note(model, settings, stack, points, cache):
+        seen.append(stack)
+        return Segmentation(np.zeros((stack.depth, 32, 32), np.float32))
+
+    method = SimpleNamespace(segment=note, TRAITS=Traits(points=False))
+    return replace(run, method=method, settings=SimpleNamespace(detail_size=size)), seen
+
+
+def test_details_are_made_for_methods_that_ask(run):
+    volume = make_volume(GRIDS["oblique"])
+    twice, seen = looking_twice(run, 48)
+    segment(twice, volume, Prompts())
+    assert np.array_equal(seen[0].detail, prepare_stack(volume, run.preprocess, 48).detail)  # pyright: ignore
+    once, seen = looking_twice(run, 0)
+    segment(once, volume, Prompts())
+    assert seen[0].detail is None
+
+
+def test_details_of_another_volume(run):
+    """Its own window, its own grid, slices modulo its depth; images and key stay those of the volume."""
+    volume, other = make_volume(GRIDS["plain"]), make_volume(GRIDS["coronal"], seed=4)
+    other = replace(other, array=other.array * 7 + 100)
+    twice, seen = looking_twice(run, 48)
+    segment(twice, volume, Prompts())
+    segment(twice, volume, Prompts(), detail=other)
+    foreign = prepare_stack(other, run.preprocess, 48).detail
+    assert foreign is not None
+    assert len(foreign) == 4
+    assert np.array_equal(seen[1].detail, foreign[[0, 1, 2, 3, 0]])
+    assert np.array_equal(seen[0].images, seen[1].images)
+    assert seen[0].key == seen[1].key
+
+
+def test_details_of_another_volume_need_a_method_that_looks_at_them(run):
+    volume = make_volume(GRIDS["plain"])
+    with pytest.raises(ConfigError, match="DETAIL_UNUSED"):
+        segment(run, volume, some_prompts(GRIDS["plain"]), detail=volume)

@@ -7,7 +7,7 @@ newest step that passes its check is the one to resume from.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +19,19 @@ from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.errors import CheckpointError, SteadyError
 from steadysam.files import new_folder, read_json, remove_folder, sha256_file, write_bytes, write_json
 
+_KINDS = ("trained", "best", "optimizer")
+
 
 @dataclass(frozen=True, eq=False)
 class Progress:
-    """All that a stage needs to go on: tensors of parameters, of the best epoch and of the optimiser, and numbers."""
+    """All that a stage needs to go on: numbers, and tensors of what is trained, of the best epoch, of the optimiser,
+    and of averaged weights where there are some."""
 
     trained: Mapping[str, Tensor]
     best: Mapping[str, Tensor]
     optimizer: Mapping[str, Tensor]
     numbers: Mapping[str, Any]
+    averaged: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], **metadata: str) -> str:
@@ -64,10 +68,10 @@ def save_step(folder: Path, stage: str, epoch: int, progress: Progress) -> Path:
     path = folder / f"{stage}-{epoch:05d}"
     if path.exists():  # a step that failed its check when the run was resumed
         remove_folder(path)
+    kinds = [*_KINDS, *(["averaged"] if progress.averaged else [])]
     with new_folder(path) as part:
         hashes = {
-            f"{name}.safetensors": save_tensors(part / f"{name}.safetensors", getattr(progress, name))
-            for name in ("trained", "best", "optimizer")
+            f"{name}.safetensors": save_tensors(part / f"{name}.safetensors", getattr(progress, name)) for name in kinds
         }
         write_json(part / "manifest.json", {"stage": stage, "epoch": epoch, "files": hashes, **progress.numbers})
     if load_step(path) is not None:
@@ -84,11 +88,13 @@ def load_step(path: Path) -> Progress | None:
         for name, digest in manifest["files"].items():
             if sha256_file(path / name) != digest:
                 return None
-        tensors = [read_safetensors(path / f"{name}.safetensors") for name in ("trained", "best", "optimizer")]
+        tensors = [read_safetensors(path / f"{name}.safetensors") for name in _KINDS]
+        averaged = "averaged.safetensors" in manifest["files"]
+        more = read_safetensors(path / "averaged.safetensors") if averaged else {}
     except (SteadyError, OSError, KeyError):
         return None
     numbers = {key: value for key, value in manifest.items() if key not in ("files",)}
-    return Progress(tensors[0], tensors[1], tensors[2], numbers)
+    return Progress(tensors[0], tensors[1], tensors[2], numbers, more)
 
 
 def newest_step(folder: Path, stage: str) -> Progress | None:

@@ -7,9 +7,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
 
 from steadysam.backbones import BACKBONES
 from steadysam.errors import ConfigError, InputError
@@ -33,6 +33,9 @@ class DataConfig(FrozenConfig):
         fold: fold of `splits_final.json`.
         split_seed, fractions: for the split by patient where the data set brings none.
         train_patients: use only the first so many training patients (0 = all), in the split's order.
+        train_fraction: use a random share of the training patients, at least one; those of a smaller share are among
+            those of a larger one.
+        subset_seed: draws them.
     """
 
     dataset: str
@@ -43,6 +46,14 @@ class DataConfig(FrozenConfig):
     split_seed: int = 0
     fractions: tuple[float, float, float] = (0.7, 0.1, 0.2)
     train_patients: int = Field(default=0, ge=0)
+    train_fraction: float = Field(default=1.0, gt=0, le=1)
+    subset_seed: int = Field(default=0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _without_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Settings that came later are left out at their defaults: older runs and stored results keep their keys."""
+        later = {name: type(self).model_fields[name].default for name in ("train_fraction", "subset_seed")}
+        return {key: value for key, value in serialise(self).items() if key not in later or value != later[key]}
 
 
 class PromptConfig(FrozenConfig):
@@ -140,8 +151,8 @@ class RunConfig(FrozenConfig):
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Validate nested values, and fill in what follows from the backbone unless the values say otherwise.
 
-    A from-scratch backbone is adapted in full; our own backbones have their native image size. A method that brings its
-    own network has no backbone.
+    A from-scratch backbone is adapted in full, one with adapters by these if the method can; our own backbones have
+    their native image size. A method that brings its own network has no backbone.
 
     Raises:
         ConfigError: `CONFIG_UNKNOWN_KEY` (with the nearest known key) or `CONFIG_VALUE`.
@@ -159,10 +170,17 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
     kind = METHODS[config.method_name].Config
     settings = {key: value for key, value in config.method.items() if key != "name"}
     if "adapt" in kind.model_fields and "adapt" not in settings and spec is not None:
-        settings["adapt"] = "full" if spec.from_scratch else "lora"
+        settings["adapt"] = "full" if spec.from_scratch else _adaptation(kind, spec.architecture)
     checked = validated(kind, settings, "method.")
     full = {"name": config.method_name, **checked.model_dump(mode="json")}
     return config.model_copy(update={"method": full})
+
+
+def _adaptation(kind: type[FrozenConfig], architecture: Any) -> str:
+    """How a pretrained encoder is adapted: by the adapters that it brings if the method can, else by its default."""
+    field = kind.model_fields["adapt"]
+    brings = getattr(architecture, "adapter", "") and "adapters" in get_args(field.annotation)
+    return "adapters" if brings else field.default
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
+from accelerate.utils import broadcast
 from torch import Tensor, nn
 
 from steadysam.checkpoints import (
@@ -29,8 +30,9 @@ from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import ConfigError, OutputError
 from steadysam.logs import EpochBar, TrainingLog
 from steadysam.methods.contract import Batch, Chance, Samples, Stage, StageSettings, TrainingCase
+from steadysam.optimisation import Optimisation, make_optimisation, set_rate
 
-_SCHEDULER_NUMBERS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class StageStep(nn.Module):
@@ -80,49 +82,33 @@ def train_stage(
     parameters = select_trainable(model, stage)
     training = stage.samples(model, cases[0], cache)
     validation = stage.samples(model, cases[1], cache) if cases[1] else None
-    optimizer = make_optimizer(settings, list(parameters.values()))
-    scheduler = torch.optim.lr_scheduler.ReduceLROnPlateau(
-        optimizer, factor=settings.factor, patience=settings.patience
-    )
-    state = _resume(run_folder / "checkpoints", stage.name, parameters, optimizer, scheduler, accelerator.device)
-    step_module, optimizer = accelerator.prepare(StageStep(model, stage), optimizer)
+    work = make_optimisation(stage, parameters, stage_buffers(model, stage))
+    state = _resume(run_folder / "checkpoints", stage.name, work, accelerator.device)
+    step_module, work.optimizer = accelerator.prepare(StageStep(model, stage), work.optimizer)
+    work.buffers = stage_buffers(model, stage)  # moving a module puts new tensors in the place of its buffers
     log = TrainingLog(run_folder / "logs", stage.name, state.epoch, enabled=accelerator.is_main_process)
     with log, EpochBar(stage.name, settings.epochs, state.epoch, accelerator.is_main_process) as bar:
         while state.epoch < settings.epochs and not state.finished:
             started = time.monotonic()
             chance = Chance(seed, stage.name, state.epoch, training=True)
-            if settings.schedule == "poly":
-                optimizer.param_groups[0]["lr"] = settings.learning_rate * (1 - state.epoch / settings.epochs) ** 0.9
-            rate = optimizer.param_groups[0]["lr"]
-            trained = _train_epoch(step_module, stage, training, optimizer, accelerator, chance, bar)
-            watched = trained
-            if validation is not None:
-                watched = _validate(step_module, stage, validation, accelerator, seed)
-            if settings.schedule == "plateau":
-                scheduler.step(watched["loss"])
+            rate = work.rate.at(state.epoch)
+            watched = trained = _train_epoch(step_module, stage, training, work, accelerator, chance, bar)
+            _share_buffers(work, accelerator)
             state.epoch += 1
-            if watched["loss"] < state.best_loss:
-                state.best_loss, state.best_epoch = watched["loss"], state.epoch
-                state.best = {name: p.detach().to("cpu", copy=True) for name, p in parameters.items()}
+            with work.averaged.in_place():
+                if validation is not None:
+                    watched = _validate(step_module, stage, validation, accelerator, seed)
+                if watched["loss"] < state.best_loss:
+                    state.best_loss, state.best_epoch, state.best = watched["loss"], state.epoch, work.copies()
+            work.rate.after(watched["loss"])
             state.finished = state.epoch - state.best_epoch >= settings.early_stop
             log.epoch(state.epoch, rate, trained, watched, time.monotonic() - started)
             bar.epoch(state.epoch, watched["loss"], state.best_loss)
-            _save(run_folder / "checkpoints", stage.name, state, parameters, optimizer, scheduler, accelerator)
-    with torch.no_grad():
-        for name, tensor in state.best.items():
-            parameters[name].copy_(tensor)
+            _save(run_folder / "checkpoints", stage.name, state, work, accelerator)
+    work.put(state.best)
     model.eval().requires_grad_(False)
     accelerator.free_memory()
     return state
-
-
-def make_optimizer(settings: StageSettings, parameters: Sequence[nn.Parameter]) -> torch.optim.Optimizer:
-    """The optimiser of a stage."""
-    rate, decay = settings.learning_rate, settings.weight_decay
-    if settings.optimizer == "sgd":
-        return torch.optim.SGD(parameters, lr=rate, weight_decay=decay, momentum=settings.momentum, nesterov=True)
-    kind = torch.optim.AdamW if settings.optimizer == "adamw" else torch.optim.Adam
-    return kind(parameters, lr=rate, weight_decay=decay)
 
 
 def select_trainable(model: nn.Module, stage: Stage) -> dict[str, nn.Parameter]:
@@ -139,9 +125,36 @@ def select_trainable(model: nn.Module, stage: Stage) -> dict[str, nn.Parameter]:
     for name, parameter in named.items():
         parameter.requires_grad_(name in chosen)
     model.eval()
-    for pattern in stage.trainable:
-        model.get_submodule(pattern.split("*")[0].rstrip(".")).train()
+    for name, module in model.named_modules(remove_duplicate=False):
+        # a module sets the mode of those below it, and may want it otherwise for some
+        if _is_below(name, stage) and not (name and _is_below(name.rpartition(".")[0], stage)):
+            module.train()
+    fixed = stage.fixed_statistics
+    patterns = fixed if isinstance(fixed, tuple) else ("*",) * fixed
+    for name, module in model.named_modules(remove_duplicate=False):
+        if isinstance(module, _BATCH_NORMS) and any(fnmatchcase(name, pattern) for pattern in patterns):
+            module.eval()
     return chosen
+
+
+def stage_buffers(model: nn.Module, stage: Stage) -> dict[str, Tensor]:
+    """The buffers that belong to a stage: those that its patterns name, and what batch norm layers below them count.
+
+    The second rule is for patterns that name weights only: the layers are in train mode all the same.
+    """
+    kept = set(model.state_dict())  # tables that are made anew with the model are not stored
+    norms = {n for n, m in model.named_modules() if isinstance(m, _BATCH_NORMS) and _is_below(n, stage)}
+    return {
+        name: buffer
+        for name, buffer in model.named_buffers()
+        if name in kept
+        and (name.rpartition(".")[0] in norms or any(fnmatchcase(name, pattern) for pattern in stage.trainable))
+    }
+
+
+def _is_below(module: str, stage: Stage) -> bool:
+    """Whether a module lies below the fixed head of a pattern: `a.b` and `a.b.c` below `a.b.*`, nothing below `a.w`."""
+    return any(f"{module}.".startswith(pattern.split("*")[0]) for pattern in stage.trainable)
 
 
 def batches(
@@ -168,7 +181,7 @@ def _train_epoch(
     step_module: nn.Module,
     stage: Stage,
     samples: Samples,
-    optimizer: torch.optim.Optimizer,
+    work: Optimisation,
     accelerator: Accelerator,
     chance: Chance,
     bar: EpochBar,
@@ -176,23 +189,23 @@ def _train_epoch(
     settings = stage.settings
     total = _Mean()
     rank, world = accelerator.process_index, accelerator.num_processes
-    rate = optimizer.param_groups[0]["lr"]
+    rate = work.rate.at(chance.epoch)
     step_before = chance.epoch * math.ceil(len(samples) / (settings.batch_size * world))
     for step, (batch, weight) in enumerate(batches(samples, settings, chance, rank, world)):
         torch.manual_seed(int(chance.generator("dropout", step, rank).integers(2**62)))
         warm = min(1.0, (step_before + step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0
-        optimizer.param_groups[0]["lr"] = rate * warm
+        set_rate(work.optimizer, rate * warm)
         with accelerator.autocast():
             terms = step_module(batch.to(accelerator.device))
         _check_finite(terms, stage.name, chance.epoch, step)
         accelerator.backward(terms["loss"] * weight)
         if settings.clip_norm:
             accelerator.clip_grad_norm_(step_module.parameters(), settings.clip_norm)
-        optimizer.step()
-        optimizer.zero_grad()
+        work.optimizer.step()
+        work.optimizer.zero_grad()
+        work.averaged.update()
         total.add(terms, len(batch) if weight else 0)
         bar.step(step, len(samples), settings, world)
-    optimizer.param_groups[0]["lr"] = rate
     return total.over(accelerator)
 
 
@@ -243,46 +256,38 @@ def _check_finite(terms: Mapping[str, Tensor], stage: str, epoch: int, step: int
         )
 
 
-def _resume(
-    folder: Path,
-    stage: str,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
-    device: torch.device,
-) -> StageState:
+def _share_buffers(work: Optimisation, accelerator: Accelerator) -> None:
+    """Every process takes the buffers of the main one, which are those that are saved."""
+    if accelerator.num_processes > 1 and work.buffers:
+        received = broadcast([buffer.clone() for buffer in work.buffers.values()], from_process=0)
+        work.put(dict(zip(work.buffers, received, strict=True)))
+
+
+def _resume(folder: Path, stage: str, work: Optimisation, device: torch.device) -> StageState:
     progress = newest_step(folder, stage)
     if progress is None:
         return StageState()
-    with torch.no_grad():
-        for name, tensor in progress.trained.items():
-            parameters[name].copy_(tensor)
-    load_optimizer(optimizer, list(parameters), {n: t.to(device) for n, t in progress.optimizer.items()})
+    work.put(progress.trained)
+    held = {name: tensor.to(device) for name, tensor in progress.optimizer.items()}
+    load_optimizer(work.optimizer, list(work.parameters), held)
     numbers = progress.numbers
-    scheduler.load_state_dict({**scheduler.state_dict(), **numbers["scheduler"]})
-    optimizer.param_groups[0]["lr"] = numbers["learning_rate"]
+    work.rate.load(numbers)
+    work.averaged.load(progress.averaged, numbers.get("updates", 0))
     return StageState(
         numbers["epoch"], numbers["best_loss"], numbers["best_epoch"], dict(progress.best), numbers["finished"]
     )
 
 
-def _save(
-    folder: Path,
-    stage: str,
-    state: StageState,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    scheduler: torch.optim.lr_scheduler.ReduceLROnPlateau,
-    accelerator: Accelerator,
-) -> None:
+def _save(folder: Path, stage: str, state: StageState, work: Optimisation, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         numbers = {
             "best_loss": state.best_loss,
             "best_epoch": state.best_epoch,
             "finished": state.finished,
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "scheduler": {name: getattr(scheduler, name) for name in _SCHEDULER_NUMBERS},
+            **work.rate.numbers(),
         }
-        progress = Progress(dict(parameters), state.best, optimizer_tensors(optimizer, list(parameters)), numbers)
-        save_step(folder, stage, state.epoch, progress)
+        if work.averaged.values:
+            numbers["updates"] = work.averaged.updates
+        held = optimizer_tensors(work.optimizer, list(work.parameters))
+        save_step(folder, stage, state.epoch, Progress(work.tensors, state.best, held, numbers, work.averaged.values))
     accelerator.wait_for_everyone()

@@ -152,7 +152,7 @@ def predict(
 def _predict_case(
     run: Run, job: Job, output: Path, options: PredictOptions, cache: EmbeddingCache | None
 ) -> dict[str, Any]:
-    traits = traits_of(run.method)
+    traits = traits_of(run.method, run.settings)
     if traits.prompted and job.prompts is None:
         raise InputError(
             "PROMPT_CASE_MISSING",

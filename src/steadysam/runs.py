@@ -181,12 +181,23 @@ def empty_model(config: RunConfig, architecture: Mapping[str, Any] | None) -> tu
     settings = config.method_config()
     blank = getattr(METHODS[config.method_name], "blank", None)
     if blank is not None:  # the method would load weights of its own, which need not be on this machine
-        return blank(settings), settings
+        return release(blank(settings)), settings
     backbone = None
     if traits_of(METHODS[config.method_name]).backbone:
         shape = None if architecture is None else architecture_from(architecture)
         backbone = build_backbone(config.backbone.name, config.preprocess.size, weights=False, architecture=shape)
-    return METHODS[config.method_name].build(settings, backbone), settings
+    return release(METHODS[config.method_name].build(settings, backbone)), settings
+
+
+def release(model: nn.Module) -> nn.Module:
+    """The model without what only training needs, such as a teacher: models that have such a part drop it themselves.
+
+    They say so by a method `release()`; called twice it does nothing more.
+    """
+    drop = getattr(model, "release", None)
+    if callable(drop):
+        drop()
+    return model
 
 
 def read_record(folder: Path) -> dict[str, Any]:

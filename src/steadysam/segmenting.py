@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from steadysam.audit import decisions_to_slice
 from steadysam.data.cases import check_pair
-from steadysam.data.slices import fit_masks, prepare_stack, unfit_masks
+from steadysam.data.slices import detail_images, fit_masks, prepare_stack, unfit_masks
 from steadysam.embeddings import EmbeddingCache
-from steadysam.errors import InputError, OutputError
+from steadysam.errors import ConfigError, InputError, OutputError
 from steadysam.geometry import (
     Outside,
     box_is_outside,
@@ -59,6 +59,7 @@ def segment(
     outside: Outside = "error",
     threshold: float = 0.5,
     coarse: Mask | None = None,
+    detail: Volume | None = None,
 ) -> Result:
     """Segment `volume` (I, J, K) with noisy `prompts` and say what became of each of them.
 
@@ -68,17 +69,22 @@ def segment(
         outside: what to do with prompts outside the volume: `error`, `drop` or `clip`.
         threshold: the mask is where the probability is larger.
         coarse: the mask to be refined, for methods that refine one.
+        detail: for methods that look at slices at a second size (`detail_size` of their settings), take these from
+            another volume, slice t from its slice t modulo its depth: a control that tells what they contribute.
 
     Raises:
         InputError: `PROMPT_NONE`, `PROMPT_WRONG_IMAGE`, `PROMPT_OUTSIDE`, `COARSE_MISSING`, `LABEL_GRID`.
+        ConfigError: `DETAIL_UNUSED`, `detail` for a method that looks at one size only.
         OutputError: `NUMERIC_NONFINITE` if the network gives numbers that are not finite.
     """
-    traits = traits_of(run.method)
+    traits = traits_of(run.method, run.settings)
     takes_boxes = traits.boxes
     if traits.prompted and not (takes_boxes and prompts.boxes):
         require_points(prompts)
     check_image(prompts, volume.grid)
-    stack = prepare_stack(volume, run.preprocess)
+    stack = prepare_stack(volume, run.preprocess, detail_size(run))
+    if detail is not None:
+        stack = replace(stack, detail=_foreign_detail(run, detail, stack.depth))
     if traits.coarse:
         stack = replace(stack, coarse=coarse_masks(run, volume, stack.frame, coarse))
     given = slice_points(prompts if traits.points else Prompts(), volume.grid, outside)
@@ -93,6 +99,19 @@ def segment(
     back = to_slice_points(found.points, stack.frame)
     notes = {"foreground_voxels": int(mask.array.sum()), **found.notes}
     return Result(mask, decisions, back, found.probability, found.saliency, stack.frame, notes)
+
+
+def detail_size(run: Run) -> int:
+    """Pixels per side of the second images that the run's method looks at; 0: none."""
+    return int(getattr(run.settings, "detail_size", 0))
+
+
+def _foreign_detail(run: Run, volume: Volume, depth: int) -> NDArray[np.float32]:
+    size = detail_size(run)
+    if not size:
+        raise ConfigError("DETAIL_UNUSED", f"{run.config.method_name} looks at slices at one size only")
+    images = detail_images(volume, run.preprocess, size)
+    return images[np.arange(depth) % len(images)]
 
 
 def coarse_masks(run: Run, volume: Volume, frame: Frame, coarse: Mask | None) -> NDArray[np.bool_]:

@@ -18,15 +18,15 @@ from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.backbones.table import Architecture, ConvArchitecture
 from steadysam.cachefolder import cache_folder
 from steadysam.checkpoints import load_into, save_tensors
-from steadysam.config import ComputeConfig, RunConfig, to_toml
+from steadysam.config import ComputeConfig, RunConfig, read_config, to_toml
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
 from steadysam.files import read_json, remove_folder, sweep_temporaries, write_json, write_text
 from steadysam.logs import progress_bar
-from steadysam.loop import select_trainable, train_stage
+from steadysam.loop import select_trainable, stage_buffers, train_stage
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Stage
-from steadysam.runs import FORMAT, build_model, choose_device, read_record, versions
+from steadysam.runs import FORMAT, build_model, choose_device, read_record, release, versions
 from steadysam.training_data import TrainingData, load_training_data
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ def _run_stage(
     if accelerator.is_main_process:
         trained = select_trainable(model, stage)
         model.eval().requires_grad_(False)
-        save_tensors(done, trained)
+        save_tensors(done, {**trained, **stage_buffers(model, stage)})
         summary = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_loss": state.best_loss}
         if state.best_epoch < 0:  # no epoch was asked for
             summary["best_loss"] = None
@@ -197,11 +197,26 @@ def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...]) 
     if record.get("status") != "finished" and not config.start.skip:
         raise CheckpointError("RUN_UNFINISHED", "the run to start from has not finished", file=other)
     for name in config.start.skip or ("",):
-        path = other / "checkpoints" / f"{name}.safetensors" if name else other / "weights.safetensors"
+        path = _stage_file(other, name) if name else other / "weights.safetensors"
         load_into(model, read_safetensors(path), file=path, strict=False)
 
 
+def _stage_file(run: Path, stage: str) -> Path:
+    """The weights of a stage: those of the run, or of the run from which it took the stage over, and so on."""
+    own = path = run / "checkpoints" / f"{stage}.safetensors"
+    seen = {run}
+    while not path.exists():
+        start = read_config(run / "config.toml").get("start", {})
+        if stage not in start.get("skip", ()) or Path(start["run"]) in seen:
+            return own
+        run = Path(start["run"])
+        seen.add(run)
+        path = run / "checkpoints" / f"{stage}.safetensors"
+    return path
+
+
 def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: TrainingData) -> None:
+    release(model)
     digest = save_tensors(folder / "weights.safetensors", model.state_dict())
     stages = {p.stem: read_json(p) for p in sorted((folder / "checkpoints").glob("*.json"))}
     record |= {

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+import math
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def load_training_data(
     refuse_byte_leaks(split)
     chosen = [*split.train, *split.val]
     spill = cache_folder(config.compute.cache)
-    prompted = traits_of(METHODS[config.method_name]).prompted
+    prompted = traits_of(METHODS[config.method_name], config.method_config()).prompted
     prompts: dict[str, Prompts] = {}
     cases: dict[str, TrainingCase] = {}
     hashes: dict[str, str] = {}
@@ -108,14 +109,29 @@ def load_training_data(
 
 
 def split_of(config: RunConfig, dataset: Dataset) -> Split:
-    """The run's split; `data.train_patients` keeps the first so many patients of its training part."""
+    """The run's split; of its training part the patients of `data.train_patients` and `data.train_fraction` only."""
     data = config.data
     split = split_cases(dataset, seed=data.split_seed, fractions=data.fractions, fold=data.fold)
     if data.train_patients:
         patients = list(dict.fromkeys(case.patient for case in split.train))[: data.train_patients]
         kept = tuple(case for case in split.train if case.patient in patients)
         split = Split(kept, split.val, split.test, f"{split.rule}; first {data.train_patients} training patients")
+    if data.train_fraction < 1:
+        patients = {case.patient for case in split.train}
+        chosen = draw_patients(patients, data.train_fraction, data.subset_seed)
+        kept = tuple(case for case in split.train if case.patient in chosen)
+        share = f"{data.train_fraction:g} of the training patients, {len(chosen)} of {len(patients)}"
+        split = Split(kept, split.val, split.test, f"{split.rule}; {share}, seed {data.subset_seed}")
     return split
+
+
+def draw_patients(patients: Collection[str], fraction: float, seed: int) -> frozenset[str]:
+    """A random share of the patients, at least one; with one seed the sets of growing fractions are nested."""
+    ordered = sorted(patients)
+    chance = np.random.default_rng(int(content_key(["subset", seed])[:16], 16))  # not the draw of the split itself
+    order = chance.permutation(len(ordered))
+    count = max(1, math.floor(fraction * len(ordered) + 0.5))
+    return frozenset(ordered[int(place)] for place in order[:count])
 
 
 def slice_axis_of(config: RunConfig, dataset: Dataset) -> int | None:
@@ -159,19 +175,18 @@ def make_case(
         redraw: draws other prompts of the same kind.
         spill: folder for the pixels of cases too large to be held in memory by the hundred; they are mapped.
     """
-    stack = prepare_stack(volume, Preprocess(**config.preprocess.model_dump()))
+    size = int(getattr(config.method_config(), "detail_size", 0))
+    stack = prepare_stack(volume, Preprocess(**config.preprocess.model_dump()), size)
     masks = fit_masks(mask.array, volume.grid, stack.frame)
-    if spill is not None and stack.images.nbytes > _SPILL_BYTES:
-        key = content_key(stack.key, np.packbits(masks))
-        images = _mapped(spill / "stacks" / f"{key}-images.npy", stack.images)
-        stack = SliceStack(images, stack.frame, stack.preprocess, stack.key)
-        masks = _mapped(spill / "stacks" / f"{key}-masks.npy", masks)
+    fine = fit_masks(mask.array, volume.grid, replace(stack.frame, size=size)) if size else None
+    if spill is not None:
+        stack, masks, fine = _spilled(spill / "stacks", stack, masks, fine)
 
     def to_points(given: Prompts) -> tuple[SlicePoints, ...]:
         return to_model_points(slice_points(given, volume.grid, config.prompts.outside), stack.frame)
 
     again = None if redraw is None else (lambda generator: to_points(redraw(generator)))
-    return TrainingCase(name, stack, masks, to_points(prompts), again)
+    return TrainingCase(name, stack, masks, to_points(prompts), again, fine)
 
 
 def prompt_files(config: RunConfig, dataset: Dataset, part: str) -> Path | None:
@@ -217,6 +232,21 @@ def _prompt_meta(config: RunConfig, folder: Path | None) -> dict[str, Any]:
         "seed": prompts.seed,
         "options": prompts.options,
     }
+
+
+def _spilled(
+    folder: Path, stack: SliceStack, masks: NDArray[np.bool_], fine: NDArray[np.bool_] | None
+) -> tuple[SliceStack, NDArray[np.bool_], NDArray[np.bool_] | None]:
+    """The same, with images that are large, and the masks of their size, in files that are mapped."""
+    if stack.images.nbytes > _SPILL_BYTES:
+        key = content_key(stack.key, np.packbits(masks))
+        stack = replace(stack, images=_mapped(folder / f"{key}-images.npy", stack.images))
+        masks = _mapped(folder / f"{key}-masks.npy", masks)
+    if stack.detail is not None and fine is not None and stack.detail.nbytes > _SPILL_BYTES:
+        key, size = content_key(stack.key, np.packbits(fine)), stack.detail.shape[-1]
+        stack = replace(stack, detail=_mapped(folder / f"{key}-detail{size}.npy", stack.detail))
+        fine = _mapped(folder / f"{key}-detail{size}-masks.npy", fine)
+    return stack, masks, fine
 
 
 def _mapped(path: Path, array: NDArray[Any]) -> NDArray[Any]:

@@ -1,7 +1,12 @@
-"""Bottleneck adapters in the blocks of the image encoder (Medical SAM Adapter, Wu et al., arXiv 2304.12620)."""
+"""Adapters in the blocks of an image encoder that came without: those of Medical SAM Adapter, those of SAM-Med2D.
+
+Bottlenecks after attention and beside the MLP for the first (Wu et al., arXiv 2304.12620); `steadysam.backbones.med2d`
+for the second.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
@@ -10,6 +15,7 @@ from torch.nn import functional as F
 
 from steadysam.backbones.conv.blocks import ResidualBlock
 from steadysam.backbones.conv.model import ConvBackbone
+from steadysam.backbones.med2d import Med2dAdapter, insert_med2d
 from steadysam.backbones.sam import SamBackbone
 
 Order = Literal["sam", "released"]
@@ -73,12 +79,11 @@ class AdaptedLayer(nn.Module):
 
 
 class AdaptedBlock(nn.Module):
-    """A residual block with an adapter after it: (B, c, h, w) -> (B, c, h, w), x <- block(x), x <- x + Adapter(x)."""
+    """A residual block with an adapter after it: (B, c, h, w) -> (B, c, h, w), x <- block(x), x <- x + adapter(x)."""
 
-    def __init__(self, block: ResidualBlock, *, zero_init: bool) -> None:
+    def __init__(self, block: ResidualBlock, adapter: nn.Module) -> None:
         super().__init__()
-        self.block = block
-        self.adapter = Adapter(block.conv2.out_channels, zero_init=zero_init, conv=True)
+        self.block, self.adapter = block, adapter
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.block(x)
@@ -98,10 +103,7 @@ def inject_adapters(backbone: nn.Module, *, order: Order = "sam", zero_init: boo
     if any("adapter." in name for name, _ in backbone.named_parameters()):
         raise ValueError("the backbone has adapters already")
     if isinstance(backbone, ConvBackbone):
-        for parent in list(backbone.image_encoder.modules()):
-            for name, child in list(parent.named_children()):
-                if isinstance(child, ResidualBlock):
-                    setattr(parent, name, AdaptedBlock(child, zero_init=zero_init))
+        _adapt_blocks(backbone, partial(Adapter, zero_init=zero_init, conv=True))
     elif isinstance(backbone, SamBackbone):
         layers = backbone.image_encoder.layers
         for index, layer in enumerate(layers):
@@ -109,3 +111,36 @@ def inject_adapters(backbone: nn.Module, *, order: Order = "sam", zero_init: boo
     else:
         raise ValueError(f"no adapters are known for {type(backbone).__name__}")
     backbone.train(backbone.training)
+
+
+def ensure_med2d_adapters(backbone: nn.Module, *, zero_init: bool = True) -> None:
+    """Give the encoder SAM-Med2D's adapters, in place, unless it has them; their names hold `adapter.`.
+
+    A SAM gets one beside the MLP of every layer, as SAM-Med2D was made from SAM. Our own convolutional model has no
+    MLP; there the same adapter, on channels and space, follows every residual block of the encoder (`AdaptedBlock`).
+    Fresh weights come from torch's generator.
+
+    Args:
+        zero_init: a fresh adapter adds nothing. The authors' start as a normalised map, which a pretrained encoder
+            has to be trained to bear.
+
+    Raises:
+        ValueError: the encoder is of another kind.
+    """
+    if any(isinstance(module, Med2dAdapter) for module in backbone.modules()):
+        return
+    if isinstance(backbone, ConvBackbone):
+        _adapt_blocks(backbone, partial(Med2dAdapter, zero_init=zero_init, conv=True))
+    elif isinstance(backbone, SamBackbone):
+        insert_med2d(backbone.image_encoder, backbone.architecture.hidden, zero_init=zero_init)
+    else:
+        raise ValueError(f"no adapters are known for {type(backbone).__name__}")
+    backbone.train(backbone.training)
+
+
+def _adapt_blocks(backbone: ConvBackbone, make: Callable[[int], nn.Module]) -> None:
+    """Put the adapter that `make` gives for a number of channels after every residual block of the encoder."""
+    for parent in list(backbone.image_encoder.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, ResidualBlock):
+                setattr(parent, name, AdaptedBlock(child, make(child.conv2.out_channels)))

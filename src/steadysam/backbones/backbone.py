@@ -11,19 +11,21 @@ from typing import Protocol
 
 from torch import Tensor, nn
 
-from steadysam.backbones.rows import Group
+from steadysam.backbones.rows import FeaturePrompts, Group
 from steadysam.types import SlicePoints
 
 
 class Backbone(Protocol):
     """What methods may rely on. B is a number of rows (slices), S the image size, C and h the embedding's size.
 
-    `mask_size` m is the side of the logits (4h for SAM, 2h for our own model); `lora_targets` are the names of the
-    encoder's layers that LoRA wraps unless a method says otherwise.
+    `token_channels` E is the width of prompt tokens (C in a SAM); `mask_size` m is the side of the logits (4h in a SAM,
+    2h in our own model); `lora_targets` are the names of the encoder's layers that LoRA wraps unless a method says
+    otherwise.
     """
 
     image_size: int
     embedding_channels: int
+    token_channels: int
     embedding_size: int
     mask_size: int
     name: str
@@ -44,7 +46,9 @@ class Backbone(Protocol):
         """(B, 3, S, S) normalised images -> (B, C, h, h) embeddings; keeps gradients."""
         ...
 
-    def embed(self, points: Sequence[SlicePoints], masks: Tensor | None = None) -> list[Group]:
+    def embed(
+        self, points: Sequence[SlicePoints], masks: Tensor | None = None, features: FeaturePrompts | None = None
+    ) -> list[Group]:
         """Prompts of B rows in model pixels -> groups `(rows, sparse, dense)` of rows with the same kind of prompts.
 
         sparse (G, T, E), dense (G, C, h, h). Rows are grouped by their number of points, and by whether they have a
@@ -52,10 +56,17 @@ class Backbone(Protocol):
 
         Args:
             masks: (B, 1, m, m) logits of an earlier answer as a further prompt, or None.
+            features: prompts computed from features, see `FeaturePrompts`. None keeps the not-a-point token of rows
+                without points and box.
+
+        Raises:
+            ValueError: the features are of another number of rows.
         """
         ...
 
-    def decode(self, embeddings: Tensor, points: Sequence[SlicePoints]) -> Tensor:
+    def decode(
+        self, embeddings: Tensor, points: Sequence[SlicePoints], *, features: FeaturePrompts | None = None
+    ) -> Tensor:
         """(B, C, h, h) embeddings and the prompts of each row -> (B, 1, m, m) logits (single mask)."""
         ...
 
@@ -66,12 +77,13 @@ class Backbone(Protocol):
         *,
         masks: Tensor | None = None,
         multimask: bool = True,
+        features: FeaturePrompts | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, M, m, m) and the predicted IoU (B, M); M is 3 with `multimask`, else 1.
 
         Each group of `embed` is decoded by itself, so a row's result does not depend on the rows beside it.
 
         Raises:
-            ValueError: the numbers of embeddings and of rows of prompts differ.
+            ValueError: the numbers of embeddings, of rows of prompts or of rows of features differ.
         """
         ...

@@ -59,7 +59,9 @@ def random_backbone(architecture: AnyArchitecture, image_size: int, *, seed: int
     if isinstance(architecture, ConvArchitecture):
         return random_conv(architecture, image_size, seed=seed, name=name)
     model = random_model(sam_config(architecture, image_size), seed)
-    return SamBackbone(model, name, architecture).eval()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return SamBackbone(model, name, architecture).eval()
 
 
 def check_weights(spec: BackboneSpec, file: Path) -> None:
@@ -132,9 +134,9 @@ def _filled(
 
 def _shell(architecture: AnyArchitecture, image_size: int, name: str) -> Any:
     """The modules without memory, on the meta device."""
-    if isinstance(architecture, Architecture):
-        return SamBackbone(empty_model(sam_config(architecture, image_size)), name, architecture)
     with torch.device("meta"):
+        if isinstance(architecture, Architecture):
+            return SamBackbone(empty_model(sam_config(architecture, image_size)), name, architecture)
         return ConvBackbone(architecture, image_size, name)
 
 

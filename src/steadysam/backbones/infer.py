@@ -59,4 +59,5 @@ def _infer(state: Mapping[str, Tensor], decoder_heads: int) -> Architecture:
         decoder_mlp=decoder_mlp,
         decoder_heads=decoder_heads,
         mask_channels=mask_channels,
+        adapter="sam-med2d" if "image_encoder.layers.0.mlp.adapter.norm.weight" in state else "",
     )

@@ -3,6 +3,10 @@
 `transformers` calls the encoder `vision_encoder` and keeps the table of positions twice; the official
 `segment-anything` package numbers the members of its `Sequential`s; `SamBackbone` has the names of
 transformers under `image_encoder` and the table once.
+
+The released weights of SAM-Med2D have the official layout and an `Adapter` in every block. They were trained on images
+in the order blue, green, red, normalised with the mean and deviation of red, green, blue (ldfsam.md 1.7); here that is
+put into the first layer, so that the model sees images as every other SAM does and computes the same.
 """
 
 from __future__ import annotations
@@ -14,8 +18,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from steadysam.data.slices import normalise
 from steadysam.errors import CheckpointError
 
+_FIRST = "image_encoder.patch_embed.projection"
 _POSITIONS = "shared_image_embedding.positional_embedding"
 _SECOND_POSITIONS = "prompt_encoder.shared_embedding.positional_embedding"
 
@@ -25,6 +31,7 @@ _OFFICIAL: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     for pattern, ours in (
         (r"^image_encoder\.patch_embed\.proj\.", "image_encoder.patch_embed.projection."),
         (r"^image_encoder\.blocks\.(\d+)\.norm(\d)\.", r"image_encoder.layers.\1.layer_norm\2."),
+        (r"^image_encoder\.blocks\.(\d+)\.Adapter\.", r"image_encoder.layers.\1.mlp.adapter."),
         (r"^image_encoder\.blocks\.", "image_encoder.layers."),
         (r"^image_encoder\.neck\.0\.", "image_encoder.neck.conv1."),
         (r"^image_encoder\.neck\.1\.", "image_encoder.neck.layer_norm1."),
@@ -60,7 +67,8 @@ def to_backbone(state: Mapping[str, Tensor], file: str | Path) -> dict[str, Tens
     if any(name.startswith("vision_encoder.") for name in state):
         return _from_transformers(state, file)
     if "image_encoder.patch_embed.proj.weight" in state:
-        return from_official(state)
+        renamed = from_official(state)
+        return _colours_in_order(renamed, file) if "image_encoder.blocks.0.Adapter.norm.weight" in state else renamed
     if "image_encoder.patch_embed.projection.weight" in state:
         return dict(state)
     raise CheckpointError(
@@ -80,6 +88,26 @@ def from_official(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if match := _OFFICIAL_MLP.match(name):
             depths[match[1]] = max(depths.get(match[1], 0), int(match[2]))
     return {_official_name(name, depths): value for name, value in state.items() if name not in _OFFICIAL_BUFFERS}
+
+
+def _colours_in_order(state: Mapping[str, Tensor], file: str | Path) -> dict[str, Tensor]:
+    """A first layer for red, green, blue normalised as `sam` in place of SAM-Med2D's; the patches do not overlap.
+
+    Its channel c is a_c v + b_c of colour 2 - c, which we have as a_(2-c) v + b_(2-c): a linear map of one into the
+    other, which goes into weights and bias.
+    """
+    weight, bias = (state.get(f"{_FIRST}.{kind}") for kind in ("weight", "bias"))
+    if weight is None or bias is None or weight.ndim != 4 or weight.shape[1] != 3:
+        raise CheckpointError("CKPT_SHAPE", "the first layer is not one for colours", file=file, expected=_FIRST)
+    b = normalise(torch.zeros(1, 3, 1, 1), "sam")[0].double()
+    a = normalise(torch.ones(1, 3, 1, 1), "sam")[0].double() - b
+    factor, shift = a / a.flip(0), b - b.flip(0) * a / a.flip(0)
+    theirs = weight.double()
+    ours = {
+        f"{_FIRST}.weight": (theirs * factor).flip(1).float(),
+        f"{_FIRST}.bias": (bias.double() + (theirs * shift).sum((1, 2, 3))).float(),
+    }
+    return {**state, **ours}
 
 
 def _official_name(name: str, depths: Mapping[str, int]) -> str:

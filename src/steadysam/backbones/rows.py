@@ -32,6 +32,22 @@ class PromptRows:
     masks: Tensor | None
 
 
+@dataclass(frozen=True, eq=False)
+class FeaturePrompts:
+    """Prompts that are computed from features and not drawn by a person (ldfsam.md 3.2); they keep their gradients.
+
+    A row without points and box then has no not-a-point token either, so that `FeaturePrompts()` asks a model with no
+    prompt at all, as SAM is without any.
+
+    Args:
+        sparse: (B, N, E) tokens, put behind the row's own, or None.
+        dense: (B, C, h, h), added to the dense embedding of the row's prompts, or None.
+    """
+
+    sparse: Tensor | None = None
+    dense: Tensor | None = None
+
+
 def prompt_rows(points: Sequence[SlicePoints], masks: Tensor | None, device: torch.device) -> Iterator[PromptRows]:
     """The groups of B rows of prompts, fewest points first, rows without a box before those with one.
 
@@ -51,6 +67,31 @@ def prompt_rows(points: Sequence[SlicePoints], masks: Tensor | None, device: tor
             None if boxes is None else torch.from_numpy(boxes).to(device),
             None if masks is None else masks[rows].to(device),
         )
+
+
+def with_features(
+    groups: Sequence[Group], points: Sequence[SlicePoints], features: FeaturePrompts | None
+) -> list[Group]:
+    """The groups of B rows of prompts with the features' tokens and dense map; None changes nothing.
+
+    Raises:
+        ValueError: the features are of another number of rows.
+    """
+    if features is None:
+        return list(groups)
+    for name, value in (("sparse", features.sparse), ("dense", features.dense)):
+        if value is not None and len(value) != len(points):
+            raise ValueError(f"{len(value)} rows of {name} features but {len(points)} rows of points")
+    found: list[Group] = []
+    for rows, sparse, dense in groups:
+        if not len(points[rows[0]]) and points[rows[0]].box is None:
+            sparse = sparse[:, :0]  # the not-a-point token
+        if features.sparse is not None:
+            sparse = torch.cat([sparse, features.sparse[rows].to(sparse)], 1)
+        if features.dense is not None:
+            dense = dense + features.dense[rows].to(dense)
+        found.append((rows, sparse, dense))
+    return found
 
 
 def decode_groups(

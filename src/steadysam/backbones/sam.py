@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steadysam.backbones.rows import Group, decode_groups, prompt_rows
+from steadysam.backbones.med2d import insert_med2d
+from steadysam.backbones.rows import FeaturePrompts, Group, decode_groups, prompt_rows, with_features
 from steadysam.backbones.table import Architecture
 from steadysam.types import SlicePoints
 
@@ -23,7 +24,8 @@ class SamBackbone(nn.Module):
     Args:
         model: a `transformers.SamModel`; its parts are taken over, the wrapper itself is dropped.
         name: row of `BACKBONES`, or the folder or file the weights came from; goes into run records.
-        architecture: the numbers that `model` was built from, enough to build it again.
+        architecture: the numbers that `model` was built from, enough to build it again; its adapters, if it has any,
+            are put into the encoder here, with fresh weights on torch's default device.
     """
 
     lora_targets: tuple[str, ...] = ("qkv",)
@@ -36,12 +38,15 @@ class SamBackbone(nn.Module):
         self.image_size: int = vision.image_size
         self.patch_size: int = vision.patch_size
         self.embedding_channels: int = vision.output_channels
+        self.token_channels = self.embedding_channels
         self.embedding_size: int = vision.image_size // vision.patch_size
         self.mask_size = 4 * self.embedding_size
         self.shared_image_embedding = model.shared_image_embedding
         self.image_encoder = model.vision_encoder
         self.prompt_encoder = model.prompt_encoder
         self.mask_decoder = model.mask_decoder
+        if architecture.adapter:
+            insert_med2d(self.image_encoder, architecture.hidden)
         _own_positions_once(self.prompt_encoder, self.shared_image_embedding)
         self.prompt_encoder.requires_grad_(False)
         self.shared_image_embedding.requires_grad_(False)
@@ -50,7 +55,9 @@ class SamBackbone(nn.Module):
         """(B, 3, S, S) normalised images -> (B, C, h, h) embeddings; keeps gradients."""
         return self.image_encoder(images).last_hidden_state
 
-    def embed(self, points: Sequence[SlicePoints], masks: Tensor | None = None) -> list[Group]:
+    def embed(
+        self, points: Sequence[SlicePoints], masks: Tensor | None = None, features: FeaturePrompts | None = None
+    ) -> list[Group]:
         """Prompts of B rows -> groups `(rows, sparse, dense)`; see `Backbone.embed`.
 
         sparse (G, T, C): the points and SAM's own one not-a-point token, or the points and the two corners of the
@@ -65,15 +72,18 @@ class SamBackbone(nn.Module):
             prior = None if group.masks is None else self._resized(group.masks)
             sparse, dense = self.prompt_encoder(xy, sign, boxes, prior)
             groups.append((group.rows, sparse[:, 0], dense))
-        return groups
+        return with_features(groups, points, features)
 
     def _resized(self, masks: Tensor) -> Tensor:
-        """Logits of a mask prompt at SAM's mask size, 4h."""
-        return F.interpolate(masks.float(), (self.mask_size,) * 2, mode="bilinear", align_corners=False)
+        """Logits of a mask prompt at SAM's mask size, 4h; probabilities for SAM-Med2D, which was trained with these."""
+        masks = F.interpolate(masks.float(), (self.mask_size,) * 2, mode="bilinear", align_corners=False)
+        return masks.sigmoid() if self.architecture.adapter else masks
 
-    def decode(self, embeddings: Tensor, points: Sequence[SlicePoints]) -> Tensor:
+    def decode(
+        self, embeddings: Tensor, points: Sequence[SlicePoints], *, features: FeaturePrompts | None = None
+    ) -> Tensor:
         """(B, C, h, h) embeddings and the prompts of each row -> (B, 1, 4h, 4h) logits (single mask)."""
-        return self.decode_full(embeddings, points, multimask=False)[0]
+        return self.decode_full(embeddings, points, multimask=False, features=features)[0]
 
     def decode_full(
         self,
@@ -82,6 +92,7 @@ class SamBackbone(nn.Module):
         *,
         masks: Tensor | None = None,
         multimask: bool = True,
+        features: FeaturePrompts | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, M, 4h, 4h) and the predicted IoU (B, M); see `Backbone.decode_full`."""
         positions = self.image_positions().to(embeddings.dtype)
@@ -96,7 +107,7 @@ class SamBackbone(nn.Module):
             )
             return logits[:, 0], iou[:, 0]
 
-        return decode_groups(embeddings, self.embed(points, masks), len(points), one)
+        return decode_groups(embeddings, self.embed(points, masks, features), len(points), one)
 
     def image_positions(self) -> Tensor:
         """(1, C, h, h) Fourier features of the centres of the embedding's cells, as `SamModel` makes them."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +20,7 @@ class Architecture:
         channels: width of embeddings, prompt encoder and mask decoder.
         decoder_mlp, decoder_heads: the mask decoder's transformer.
         mask_channels: hidden channels of the mask prompt's convolutions.
+        adapter: what stands beside the MLP of every layer of the encoder, if anything (`steadysam.backbones.med2d`).
     """
 
     hidden: int
@@ -33,6 +34,7 @@ class Architecture:
     decoder_mlp: int = 2048
     decoder_heads: int = 8
     mask_channels: int = 16
+    adapter: Literal["", "sam-med2d"] = ""
 
     @property
     def layers_with_global_attention(self) -> tuple[int, ...]:
@@ -82,6 +84,7 @@ class BackboneSpec:
         licence: SPDX name of the weights' licence; "" where there are no published weights.
         hub_id: repository of the weights on the Hugging Face hub; None for models trained from scratch.
         revision: commit of that repository (40 hex digits), or "main" where no commit could be verified.
+        source: where the weights are published if not on that hub; somebody has to fetch and convert them.
         sha256: hash of `model.safetensors` at that revision, or in the package; None where it could not be verified.
         packaged: the weights come with the package.
         safetensors: False where the repository only holds pickled weights, which are refused.
@@ -96,6 +99,7 @@ class BackboneSpec:
     licence: str = ""
     hub_id: str | None = None
     revision: str = ""
+    source: str = ""
     sha256: str | None = None
     packaged: bool = False
     safetensors: bool = True
@@ -105,7 +109,12 @@ class BackboneSpec:
     @property
     def from_scratch(self) -> bool:
         """True if there are no weights anywhere: the model starts from random numbers."""
-        return self.hub_id is None and not self.packaged
+        return not self.published and not self.packaged
+
+    @property
+    def published(self) -> bool:
+        """True if the weights are to be had somewhere outside the package."""
+        return self.hub_id is not None or bool(self.source)
 
     @property
     def own(self) -> bool:
@@ -244,6 +253,24 @@ BACKBONES: Mapping[str, BackboneSpec] = {
             safetensors=False,
             norm="medsam",
             about="MedSAM, ViT-B, trained with boxes",
+        ),
+        BackboneSpec(
+            name="sam-med2d",
+            architecture=replace(_VIT_B, adapter="sam-med2d"),
+            parameters=271_242_032,
+            native_size=256,
+            licence="Apache-2.0",
+            source="https://github.com/OpenGVLab/SAM-Med2D",
+            safetensors=False,
+            norm="sam",
+            about="SAM-Med2D, ViT-B with adapters, 256 px",
+        ),
+        BackboneSpec(
+            name="sam-med2d-test",
+            architecture=replace(_TEST, adapter="sam-med2d"),
+            parameters=125_859,
+            native_size=64,
+            about="random weights; for tests",
         ),
     )
 }

@@ -92,8 +92,8 @@ def hub_row(name: str) -> BackboneSpec:
     """
     rows = {**BACKBONES, **VIDEO_MODELS}
     spec = rows.get(name)
-    published = [row.name for row in rows.values() if row.hub_id is not None]
-    if spec is None or spec.hub_id is None:
+    published = [row.name for row in rows.values() if row.published]
+    if spec is None or not spec.published:
         raise ConfigError(
             "BACKBONE_UNKNOWN",
             "no published weights of this name" if spec is None else "this model needs no download",
@@ -135,8 +135,8 @@ def download(
     if not spec.safetensors:
         raise CheckpointError(
             "CKPT_PICKLE_REFUSED",
-            f"{spec.hub_id} holds pickled weights only, which can run any code when they are read",
-            seen=f"revision {spec.revision}",
+            f"{spec.hub_id or spec.source} holds pickled weights only, which can run any code when they are read",
+            seen=f"revision {spec.revision}" if spec.hub_id else spec.source,
             expected=_FILE,
             fix=_conversion(spec),
         )
@@ -194,6 +194,12 @@ def _conversion(spec: BackboneSpec) -> str:
         return (
             "where you trust it: torch.load(FILE, weights_only=True)['model'], then safetensors.torch.save_file,"
             f" then `steadysam models import {spec.name} FILE.safetensors`"
+        )
+    if spec.source:
+        return (
+            "get the file there and, where you trust it: torch.load(FILE, weights_only=True)['model'] (False if an"
+            " optimiser is in it, which runs what the file contains), then safetensors.torch.save_file, then"
+            f" `steadysam models import {spec.name} FILE.safetensors`"
         )
     return (
         "where you trust it: transformers' SamModel.from_pretrained(ID).save_pretrained(FOLDER),"

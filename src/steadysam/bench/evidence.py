@@ -5,13 +5,15 @@ The truth is looked at after the masks are made, to count; no method sees it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.data.slices import fit_masks
+from steadysam.detection.average_precision import FoundBoxes, average_precision_summary
+from steadysam.detection.boxes import boxes_of_mask
 from steadysam.geometry import slice_points
 from steadysam.segmenting import Result
 from steadysam.types import Mask, Prompts, SlicePoints
@@ -26,7 +28,8 @@ class Evidence:
     `raw`, `raw_true`, `true_kept`: points on slices with the target, those in it, and those of them that were accepted
     on their own slice. `given`, `given_true`: points of the decoder on these slices. `empty_*`: slices for which the
     decoder got no positive point, by whether the target is there. `inside`, `outside`: histograms of saliency over
-    [0, 1] in `BINS` bins on the pixels of the target and on all others.
+    [0, 1] in `BINS` bins on the pixels of the target and on all others. `found` and `true`: boxes of every slice, for
+    methods that find some; `least_score`: what a found box has at least.
     """
 
     counts: dict[str, int] = field(
@@ -47,6 +50,9 @@ class Evidence:
     )
     inside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     outside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
+    found: list[FoundBoxes] = field(default_factory=list)
+    true: list[NDArray[np.float32]] = field(default_factory=list)
+    least_score: float | None = None
 
     def add(self, result: Result, prompts: Prompts, truth: Mask) -> None:
         """Count one case; `prompts` are those that the method was given."""
@@ -71,10 +77,49 @@ class Evidence:
             self.inside += np.histogram(result.saliency[target], BINS, (0.0, 1.0))[0]
             self.outside += np.histogram(result.saliency[~target], BINS, (0.0, 1.0))[0]
 
+    def add_boxes(self, result: Result, truth: Mask, settings: Any) -> None:
+        """Count the boxes of one case, `notes["boxes"]`: [slice, x0, y0, x1, y1, score], continuous model pixels.
+
+        Args:
+            settings: of the method; its detector's image and its least area say which components have a true box.
+        """
+        if "boxes" not in result.notes:
+            return
+        detector = getattr(settings, "detector", settings)
+        self.least_score = getattr(detector, "confidence", None)
+        rows = np.array(result.notes["boxes"], np.float64).reshape(-1, 6)
+        self.true += true_boxes(result, truth, getattr(detector, "image_size", 640), getattr(detector, "min_area", 16))
+        for t in range(truth.grid.depth):
+            here = rows[rows[:, 0] == t]
+            self.found.append(FoundBoxes(here[:, 1:5], here[:, 5]))
+
     def to_dict(self) -> dict[str, Any]:
-        """JSON-able; `saliency` only where there was one."""
-        saliency = {"inside": self.inside.tolist(), "outside": self.outside.tolist()}
-        return {**self.counts, **({"saliency": saliency} if self.inside.sum() + self.outside.sum() else {})}
+        """JSON-able; `saliency` and `detection` only where there was some."""
+        values: dict[str, Any] = dict(self.counts)
+        if self.inside.sum() + self.outside.sum():
+            values["saliency"] = {"inside": self.inside.tolist(), "outside": self.outside.tolist()}
+        if self.true:
+            values["detection"] = self.detection()
+        return values
+
+    def detection(self) -> dict[str, Any]:
+        """AP50, AP75 and AP over all slices (None without a true box), and how many boxes there were."""
+        found = average_precision_summary(self.found, self.true)
+        counts = {"found": sum(len(here.scores) for here in self.found), "true": sum(map(len, self.true))}
+        shown = {name: None if np.isnan(value) else round(value, 5) for name, value in found.items()}
+        return {**shown, **counts, "least_score": self.least_score}
+
+
+def true_boxes(result: Result, truth: Mask, size: int, min_area: float) -> list[NDArray[np.float32]]:
+    """The boxes (K, 4) of every slice in continuous model pixels, drawn as a detector is trained with them.
+
+    Args:
+        size: the detector's image, px, at which components are found; `min_area`: pixels of the smallest.
+    """
+    own = replace(result.frame, size=size)
+    factor = np.array([*result.frame.scale_xy] * 2) / np.array([*own.scale_xy] * 2)
+    planes = fit_masks(truth.array, truth.grid, own)
+    return [(boxes_of_mask(plane, min_area) * factor).astype(np.float32) for plane in planes]
 
 
 def in_mask(points: SlicePoints, plane: NDArray[np.bool_]) -> NDArray[np.bool_]:

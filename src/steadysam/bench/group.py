@@ -12,10 +12,12 @@ from pathlib import Path
 from typing import Any
 
 from steadysam.bench import promptsets
+from steadysam.bench.keys import decisive, prompt_values, row_values
 from steadysam.bench.store import slug
 from steadysam.bench.suite import PointsFrom, Suite, merged
 from steadysam.config import RunConfig, make_config
-from steadysam.data.cases import Case, read_dataset, resolve_label
+from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
+from steadysam.data.splits import Split
 from steadysam.files import content_key, read_json, write_json
 from steadysam.methods import METHODS
 from steadysam.prompts.sets import set_hash, write_set
@@ -91,8 +93,7 @@ class Group:
             "data": {
                 "dataset": str(self.folders.data / target.dataset),
                 "label": target.label,
-                **shared.get("data", {}),
-                **spec.data,
+                **self._budget({**shared.get("data", {}), **spec.data}),
             },
             "prompts": {"folder": str(self.folder / "prompts" / slug(self.suite.training))},
             "preprocess": {**shared.get("preprocess", {}), **spec.preprocess},
@@ -106,22 +107,36 @@ class Group:
             values["start"] = {"run": str(self.folder / slug(spec.start)), "skip": list(spec.skip)}
         return make_config(values)
 
-    @cached_property
-    def cases(self) -> dict[str, tuple[Case, Volume, Mask]]:
-        """All cases of all parts, read once."""
-        config = self.config(next(iter(self.suite.runs)))
-        dataset = read_dataset(config.data.dataset, channel=config.data.channel)
-        values = resolve_label(dataset, config.data.label)
-        axis = slice_axis_of(config, dataset)
-        parts = self.split.parts.values()
-        return {case.name: (case, *read_case(case, values, axis, dataset)) for part in parts for case in part}
+    def _budget(self, data: dict[str, Any]) -> dict[str, Any]:
+        """A share of the training patients is drawn with the seed of the group; with all of them nothing is said."""
+        draws = data.get("train_fraction", 1.0) < 1 and "subset_seed" not in data
+        return {**data, "subset_seed": self.seed} if draws else data
+
+    def case(self, name: str) -> tuple[Case, Volume, Mask]:
+        """A case with its image and truth, read once."""
+        if name not in self._read:
+            config, dataset = self.config(next(iter(self.suite.runs))), self.dataset
+            values, axis = resolve_label(dataset, config.data.label), slice_axis_of(config, dataset)
+            case = next(case for part in self.split.parts.values() for case in part if case.name == name)
+            self._read[name] = (case, *read_case(case, values, axis, dataset))
+        return self._read[name]
 
     @cached_property
-    def split(self) -> Any:
+    def dataset(self) -> Dataset:
+        """The data set of the target."""
+        config = self.config(next(iter(self.suite.runs)))
+        return read_dataset(config.data.dataset, channel=config.data.channel)
+
+    @cached_property
+    def split(self) -> Split:
         """The split of the data set, by patient; without a limit on training patients."""
         config = self.config(next(iter(self.suite.runs)))
-        data = config.data.model_copy(update={"train_patients": 0})
-        return split_of(config.model_copy(update={"data": data}), read_dataset(config.data.dataset))
+        data = config.data.model_copy(update={"train_patients": 0, "train_fraction": 1.0})
+        return split_of(config.model_copy(update={"data": data}), self.dataset)
+
+    @cached_property
+    def _read(self) -> dict[str, tuple[Case, Volume, Mask]]:
+        return {}
 
     @cached_property
     def _sets(self) -> dict[str, tuple[dict[str, Prompts], dict[str, Any]]]:
@@ -130,7 +145,7 @@ class Group:
     @cached_property
     def test(self) -> list[tuple[Case, Volume, Mask]]:
         """The test cases."""
-        return [self.cases[case.name] for case in self.split.test]
+        return [self.case(case.name) for case in self.split.test]
 
     def prompt_set(self, name: str) -> tuple[dict[str, Prompts], dict[str, Any]]:
         """A prompt set of the test cases, and what is known of it (with its `hash`)."""
@@ -145,11 +160,14 @@ class Group:
         folder = self.folder / "prompts" / slug(name)
         if folder.exists():
             return
-        found, meta = self._drawn(name, list(self.cases))
+        found, meta = self._drawn(name, [case.name for part in self.split.parts.values() for case in part])
         write_set(folder, found, meta)
 
     def _drawn(self, name: str, wanted: Sequence[str]) -> tuple[dict[str, Prompts], dict[str, Any]]:
-        cases = {case: self.cases[case][1:] for case in wanted}
+        if self.suite.prompts[name].nothing:  # then nobody looks at images, of which there may be many
+            found, meta = promptsets.nothing(wanted, self.seed)
+            return found, meta
+        cases = {case: self.case(case)[1:] for case in wanted}
         folder = self.folders.data / self.suite.targets[self.target].dataset
         return promptsets.draw_set(self.suite, name, self.target, self.seed, cases, folder)
 
@@ -172,7 +190,7 @@ class Group:
         """Hash of all settings that decide a cell; paths and devices are none of them."""
         spec = self.suite.rows[row]
         runs = [spec.run, *([spec.points.run] if isinstance(spec.points, PointsFrom) else [])]
-        parts: list[Any] = [spec.model_dump(mode="json", exclude={"prompts", "group", "figure", "x", "seeds"})]
+        parts: list[Any] = [row_values(spec)]
         while runs:
             run = runs.pop()
             parts.append(decisive(self.config(run)))
@@ -183,14 +201,17 @@ class Group:
             parts.append(self.key(spec.coarse, prompts))
         chain, name = [], prompts
         while name is not None:
-            chain.append(self.suite.prompts[name].model_dump(mode="json", exclude={"noise", "level", "seeds"}))
+            chain.append(prompt_values(self.suite.prompts[name]))
             name = self.suite.prompts[name].base
         target = self.suite.targets[self.target].model_dump(mode="json")
         return content_key([parts, chain, target, self.seed, self.suite.evaluation_size])
 
     def loaded(self, run: str, settings: Mapping[str, Any]) -> Run:
         """A run, trained if need be, ready to segment."""
-        return load_run(self.train(run), self.config(run).compute.device, **settings)
+        config = self.config(run)
+        # tables of the row are merged with the run's: `load_run` would replace them
+        own = {key: config.method.get(key) for key in settings}
+        return load_run(self.train(run), config.compute.device, **merged(own, settings))
 
 
 def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]:
@@ -207,16 +228,6 @@ def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]
     kept = ("method", "weights_sha256", "parameters", "stages", "threads", "versions")
     facts = {key: record[key] for key in kept if key in record}
     return {"target": target, "seed": seed, "run": run, **facts, "seconds": seconds, "curves": curves}
-
-
-def decisive(config: RunConfig) -> dict[str, Any]:
-    """A configuration without what does not decide results: folders, device, cache."""
-    values = config.model_dump(mode="json")
-    values["data"]["dataset"] = Path(values["data"]["dataset"]).name
-    values["prompts"]["folder"] = Path(values["prompts"]["folder"] or "").name
-    values["start"]["run"] = Path(values["start"]["run"] or "").name
-    values["compute"] = {key: values["compute"][key] for key in ("seed", "precision", "threads", "matmul")}
-    return values
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:

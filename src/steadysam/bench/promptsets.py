@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from steadysam.prompts.simulate import SIMULATORS, generator_for
 from steadysam.types import Grid, Mask, Point, Prompts, SlicePoints, Volume
 
 Read = Mapping[str, tuple[Volume, Mask]]  # case -> image and truth
+NOTHING = "nothing"  # instead of a simulator's name
 
 
 def draw_set(
@@ -56,8 +57,15 @@ def draw_set(
     return prompts, meta
 
 
-def noise_model(meta: Mapping[str, Any]) -> str:
-    """How the prompts of a set are wrong, in words."""
+def nothing(cases: Iterable[str], seed: int) -> tuple[dict[str, Prompts], dict[str, Any]]:
+    """The set without a prompt, and what is known of it."""
+    return dict.fromkeys(cases, Prompts()), {"simulator": NOTHING, "options": {}, "seed": seed, "oracle": False}
+
+
+def noise_model(meta: Mapping[str, Any]) -> str | None:
+    """How the prompts of a set are wrong, in words; None where there are none."""
+    if meta["simulator"] == NOTHING:
+        return None
     options = ", ".join(f"{key} {value}" for key, value in meta["options"].items() if key != "empty_rule")
     words = {"paper": "paper: in-mask point and 2-5 uniform points", "scribbles": "as drawn", "clicks": "none"}
     text = words.get(meta["simulator"], str(meta["simulator"])) + (f" ({options})" if options else "")

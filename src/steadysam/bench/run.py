@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import Any
 from steadysam.bench.group import Folders, Group, Options
 from steadysam.bench.scoring import score_group
 from steadysam.bench.store import cell_path
-from steadysam.bench.suite import Suite
+from steadysam.bench.suite import PointsFrom, Suite
 from steadysam.bench.sweep import chosen_rates, sweep_run, swept_runs
 from steadysam.errors import BatchError, ConfigError
 from steadysam.files import write_json
@@ -71,6 +71,21 @@ def progress(suite: Suite, store: Path, work: Work, options: Options) -> tuple[i
     return done, total
 
 
+def runs_of(suite: Suite, rows: Sequence[str]) -> set[str]:
+    """The runs that these rows need: their own, those they start from, and those whose learning rate they take."""
+    todo: list[str | None] = []
+    for spec in (suite.rows[row] for row in rows):
+        todo += [spec.run, suite.rows[spec.coarse].run if spec.coarse else None]
+        todo += [spec.points.run] if isinstance(spec.points, PointsFrom) else []
+    needed: set[str] = set()
+    while todo:
+        run = todo.pop()
+        if run is not None and run not in needed:
+            needed.add(run)
+            todo += [suite.runs[run].start, suite.runs[run].like]
+    return needed
+
+
 def bench(
     suite: Suite,
     folders: Folders,
@@ -88,8 +103,7 @@ def bench(
         if row not in suite.rows:
             raise ConfigError("BENCH_UNKNOWN", f"the suite has no row {row!r}", expected=", ".join(suite.rows))
     groups = jobs_of(suite, work)
-    runs = [suite.runs[suite.rows[row].run].like or suite.rows[row].run for row in options.rows or suite.rows]
-    needed = set(runs) | {suite.runs[run].start for run in runs}
+    needed = runs_of(suite, options.rows or tuple(suite.rows))
     sweeps = [(run, target) for run in swept_runs(suite) if run in needed for target in suite.sweep.targets]
     for line in _each(partial(_sweep, suite, folders, options), sweeps[work.part :: work.parts], work):
         tell(line)

@@ -14,11 +14,11 @@ from steadysam.bench.evidence import Evidence
 from steadysam.bench.group import Group
 from steadysam.bench.outside import NnUnetSegmenter
 from steadysam.bench.store import Cell, cell_path, read_cell, write_cell
-from steadysam.bench.suite import PointsFrom, RowSpec
+from steadysam.bench.suite import SHOWN_SOMETIMES, PointsFrom, RowSpec, places_of
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import ConfigError, SteadyError
 from steadysam.evaluate import evaluate_case
-from steadysam.methods.contract import traits_of
+from steadysam.methods.contract import FrozenConfig, traits_of
 from steadysam.runs import Run
 from steadysam.segmenting import Result, segment
 from steadysam.training import computing
@@ -59,7 +59,8 @@ def score(group: Group, row: str, prompts: str) -> bool:
     if path.exists():
         kept = read_cell(path)
         if kept.key == key:
-            if (facts := {**kept.facts, **_place(group, row, prompts)}) != kept.facts:
+            before = {name: value for name, value in kept.facts.items() if name not in SHOWN_SOMETIMES}
+            if (facts := {**before, **_place(group, row, prompts)}) != kept.facts:
                 write_cell(group.folders.store, replace(kept, facts=facts))  # the suite shows it elsewhere now
             return False
         if not group.options.redo:
@@ -98,12 +99,17 @@ class RowSegmenter:
     chooser: Run | None
     coarse: RowSegmenter | NnUnetSegmenter | None
 
+    @property
+    def settings(self) -> FrozenConfig:
+        """Those of the run's method, with the row's."""
+        return self.run.settings
+
     def facts(self) -> dict[str, Any]:
         """What a cell records of the run."""
         record, config = self.run.record, self.run.config
         return {
             "method": config.method_name,
-            "prompted": traits_of(self.run.method).prompted,
+            "prompted": traits_of(self.run.method, self.run.settings).prompted,
             "empty_consensus_policy": getattr(self.run.settings, "empty", None),
             "training_seed": self.group.seed if record.get("stages") else None,
             "size": config.preprocess.size,
@@ -118,7 +124,7 @@ class RowSegmenter:
         """
         cache = EmbeddingCache(self.group.folders.work / "cache")
         rough = None if self.coarse is None else self.coarse(case, volume, prompts)[0]
-        traits = traits_of(self.run.method)
+        traits = traits_of(self.run.method, self.run.settings)
         if self.chooser is not None:
             found = segment(self.chooser, volume, prompts, cache=cache)
             prompts = promptsets.chosen_points(found.points, prompts, volume.grid)
@@ -130,8 +136,14 @@ class RowSegmenter:
             prompts = Prompts()
         elif not (traits.boxes and prompts.boxes) and not any(p.sign == "positive" for p in prompts.points):
             return empty_mask(volume), prompts, None
-        result = segment(self.run, volume, prompts, cache=cache, coarse=rough)
+        detail = None if self.spec.detail_from == "own" else self._next(case)
+        result = segment(self.run, volume, prompts, cache=cache, coarse=rough, detail=detail)
         return result.mask, prompts, result
+
+    def _next(self, case: str) -> Volume:
+        """The image of the next test case, the first one's for the last."""
+        names = [known.name for known, _, _ in self.group.test]
+        return self.group.test[(names.index(case) + 1) % len(names)][1]
 
 
 def empty_mask(volume: Volume) -> Mask:
@@ -142,15 +154,19 @@ def empty_mask(volume: Volume) -> Mask:
 def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
     spec = group.suite.rows[row]
     segmenter = segmenter_of(group, row, prompts)
-    scores, points, evidence = [], 0, Evidence()
+    scores, points, evidence, right = [], 0, Evidence(), []
     given, meta = group.prompt_set(prompts)
     for case, volume, mask in group.test:
         found, used, result = segmenter(case.name, volume, given[case.name])
         points += len(used)
         if result is not None:
             evidence.add(result, used, mask)
+            evidence.add_boxes(result, mask, getattr(segmenter, "settings", None))
+        if not volume.has_physical_spacing:
+            right.append(float((found.array == mask.array).mean()))
         size, physical = group.suite.evaluation_size, volume.has_physical_spacing
         scores.append(evaluate_case(found.array, mask.array, volume.grid, size, name=case.name, physical=physical))
+    noise = promptsets.noise_model(meta)
     facts = {
         **segmenter.facts(),
         **_place(group, row, prompts),
@@ -159,8 +175,8 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
         "coarse": spec.coarse,
         "prompt_sources": sorted({source for p in given.values() for source in p.sources}),
         "prompt_set": meta["hash"],
-        "noise_model": promptsets.noise_model(meta),
-        "empty_slice_rule": meta["options"].get("empty_rule", "no prompts"),
+        "noise_model": noise,
+        "empty_slice_rule": meta["options"].get("empty_rule", "no prompts") if noise else None,
         "oracle": meta["oracle"],
         "prompt_seed": group.seed,
         "split": f"{group.split.rule}, by patient",
@@ -168,6 +184,7 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
         "run": spec.run,
         "prompts_given": points,
         "evidence": evidence.to_dict(),
+        **({"pixel_accuracy": round(float(np.mean(right)), 5)} if right else {}),
     }
     patients = {case.name: case.patient for case, _, _ in group.test}
     return Cell(group.target, group.seed, row, prompts, facts, key, patients, tuple(scores))
@@ -179,8 +196,7 @@ def _place(group: Group, row: str, prompts: str) -> dict[str, Any]:
     places = ((group.suite.targets, group.target), (group.suite.prompts, prompts), (group.suite.rows, row))
     return {
         "group": spec.group,
-        "figure": spec.figure,
-        "x": spec.x,
+        **places_of(spec),
         "order": [list(table).index(name) for table, name in places],
         "noise": [given.noise, given.level],
         "base": given.base,

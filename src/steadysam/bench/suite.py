@@ -68,6 +68,7 @@ class PromptSpec(FrozenConfig):
     Args:
         simulator, options: a row of `SIMULATORS`; None for strokes that the targets name.
         base, corruption, severity: instead, another set made worse by a row of `CORRUPTIONS`.
+        nothing: instead, no prompt at all, for suites of methods that need none.
         oracle: the set says where the truth is: an upper bound, never to be mixed with the other lanes.
         noise, level: the curve that this set is a point of, and where on it.
         seeds: the seeds with which rows are scored on it; without it those of the row.
@@ -82,9 +83,12 @@ class PromptSpec(FrozenConfig):
     noise: str = ""
     level: float = 0.0
     seeds: tuple[int, ...] | None = None
+    nothing: bool = False
 
     @model_validator(mode="after")
     def _known(self) -> PromptSpec:
+        if self.nothing and (self.simulator is not None or self.base is not None):
+            raise ValueError("nothing = true leaves no room for a simulator or a base")
         if self.simulator is not None and self.simulator not in SIMULATORS:
             raise ValueError(f"no simulator {self.simulator!r}; there are: {', '.join(SIMULATORS)}")
         if (self.base is None) != (self.corruption is None):
@@ -109,7 +113,8 @@ class RunSpec(FrozenConfig):
         nnunet: nnU-Net instead of a method of ours.
         method: `name` and settings, merged over those of the suite's `[run.method]` that the method knows.
         start: another run of the suite whose weights it starts from; `skip`: stages taken from it as they are.
-        backbone, preprocess, data: values that differ from the suite's.
+        backbone, preprocess, data: values that differ from the suite's. A `data.train_fraction` below 1 draws its
+            patients with the seed of the cell, unless `data.subset_seed` says otherwise.
         seeds: the seeds with which it is trained; without it all of the suite.
         sweep: dotted keys below `method` of the learning rates that are chosen on validation cases, together.
         like: with `sweep`, take the rate that was chosen for this run instead of choosing again.
@@ -134,17 +139,29 @@ class PointsFrom(FrozenConfig):
     settings: dict[str, Any] = {}
 
 
+class Place(FrozenConfig):
+    """A point of a figure; see `RowSpec`."""
+
+    figure: str
+    x: int | float | str
+    column: str = ""
+
+
 class RowSpec(FrozenConfig):
     """A line of the table.
 
     Args:
         run: a key of `runs`.
-        settings: of the method, at test time only.
+        settings: of the method, at test time only; tables are merged with the run's.
         points: `all`, `random:K` (K of each slice), or those that another run chose.
         prompts: the prompt sets that it is scored with; without it the suite's first.
         coarse: the row whose masks it refines.
         group: where it stands in the table, for example `no prompts`.
         figure, x: the figure that this row is a point of, and where on its axis: a number or a word.
+        column: the line of the figure that it is a point of; with words as x, the column of a table instead.
+        also: further figures that it is a point of.
+        detail_from: `another` takes the images at the second size, of which a method such as LDFSAM makes its prompts,
+            from the next test case: a control that tells what prompts contribute.
         seeds: as for runs.
     """
 
@@ -156,7 +173,20 @@ class RowSpec(FrozenConfig):
     group: str = ""
     figure: str = ""
     x: int | float | str | None = None
+    column: str = ""
+    also: tuple[Place, ...] = ()
+    detail_from: Literal["own", "another"] = "own"
     seeds: tuple[int, ...] | None = None
+
+
+SHOWN_SOMETIMES = ("column", "also")  # facts that a cell has only where the suite says something
+
+
+def places_of(row: RowSpec) -> dict[str, Any]:
+    """The facts of a cell that say in which figures it stands."""
+    facts: dict[str, Any] = {"figure": row.figure, "x": row.x}
+    facts |= {"column": row.column} if row.column else {}
+    return facts | ({"also": [place.model_dump(mode="json") for place in row.also]} if row.also else {})
 
 
 class Sweep(FrozenConfig):
@@ -191,7 +221,9 @@ class Suite(FrozenConfig):
         for name, spec in self.prompts.items():
             _known(f"prompts.{name}.base", [spec.base], self.prompts)
             if self._strokes(name) and not any(name in target.scribbles for target in self.targets.values()):
-                raise ValueError(f"prompts.{name}: it names no simulator, and no target has scribbles.{name}")
+                raise ValueError(
+                    f"prompts.{name}: neither a simulator nor nothing = true, and no target has scribbles.{name}"
+                )
         for name, run in self.runs.items():
             if run.nnunet is None:
                 _known(f"runs.{name}.method.name", [run.method.get("name", "")], METHODS)
@@ -213,7 +245,7 @@ class Suite(FrozenConfig):
 
     def _strokes(self, name: str) -> bool:
         spec = self.prompts[name]
-        return spec.simulator is None and (spec.base is None or self._strokes(spec.base))
+        return spec.simulator is None and not spec.nothing and (spec.base is None or self._strokes(spec.base))
 
     def seeds_of(self, row: str) -> tuple[int, ...]:
         """The seeds of a row: its own, else its run's, else the suite's."""

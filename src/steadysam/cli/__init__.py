@@ -11,6 +11,8 @@ from cyclopts import App, Parameter
 from steadysam import __version__
 from steadysam.cli.bench import bench as bench_command
 from steadysam.cli.click import segment_click as segment_click_command
+from steadysam.cli.combine import combine as combine_command
+from steadysam.cli.detect import detect as detect_command
 from steadysam.cli.evaluate import evaluate as evaluate_command
 from steadysam.cli.predict import predict as predict_command
 from steadysam.cli.pretrain import pretrain as pretrain_command
@@ -50,6 +52,8 @@ app = App(name="steadysam", help=HELP, version=__version__)
 app.command(train_command, name="train")
 app.command(predict_command, name="predict")
 app.command(evaluate_command, name="evaluate")
+app.command(combine_command, name="combine")
+app.command(detect_command, name="detect")
 app.command(segment_click_command, name="segment-click")
 app.command(pretrain_command, name="pretrain")
 app.command(bench_command, name="bench")

@@ -99,7 +99,7 @@ def import_model(name: str, path: Path, *, home: Path | None = None) -> None:
 
 
 def _row(spec: BackboneSpec, home: Path | None) -> dict[str, object]:
-    record = None if spec.hub_id is None else find(spec, home)
+    record = find(spec, home) if spec.published else None
     packaged = spec.packaged_file if spec.packaged else None
     return {
         "name": spec.name,
@@ -110,6 +110,7 @@ def _row(spec: BackboneSpec, home: Path | None) -> dict[str, object]:
         "from_scratch": spec.from_scratch,
         "hub_id": spec.hub_id,
         "revision": spec.revision,
+        "source": spec.source,
         "sha256": spec.sha256,
         "norm": spec.norm,
         "file": str(record.file) if record else str(packaged) if packaged else None,

@@ -7,7 +7,7 @@ bilinearly with half-pixel centres, masks take the nearest pixel.
 from __future__ import annotations
 
 import re
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -27,26 +27,44 @@ _IMAGENET_STD = (58.395, 57.12, 57.375)
 _CT = re.compile(r"ct:\s*([-+]?\d+(?:\.\d+)?)\s*,\s*([-+]?\d+(?:\.\d+)?)")
 
 
-def prepare_stack(volume: Volume, preprocess: Preprocess) -> SliceStack:
+def prepare_stack(volume: Volume, preprocess: Preprocess, detail: int = 0) -> SliceStack:
     """Window a volume to [0, 1] and fit its slices to the model's size (spd.md 3.1).
 
     The window is one for the whole volume. With `fit="pad"` the padding right and below is black (0), as air
     is.
 
+    Args:
+        detail: pixels per side of the stack's second images, `stack.detail`; 0: none.
+
     Raises:
         ConfigError: `WINDOW_SYNTAX`, `SIZE`.
         InputError: `WINDOW_COLOUR` (a CT window for a colour picture).
     """
-    if preprocess.size < 1:
-        raise ConfigError("SIZE", "the model's image needs pixels", seen=preprocess.size, expected="1 or more")
-    colour = volume.array.ndim == 4
+    if preprocess.size < 1 or detail < 0:
+        seen = preprocess.size if preprocess.size < 1 else detail
+        raise ConfigError("SIZE", "the model's image needs pixels", seen=seen, expected="1 or more")
+    images = _windowed(volume, preprocess)
+    frame = frame_of(volume, preprocess)
+    key = content_key(volume.array, volume.grid.slice_axis, asdict(preprocess))
+    second = _fit(images, replace(frame, size=detail)) if detail else None
+    return SliceStack(_fit(images, frame), frame, preprocess, key, detail=second)
+
+
+def detail_images(volume: Volume, preprocess: Preprocess, size: int) -> NDArray[np.float32]:
+    """(D, C, F, F) in [0, 1], F = `size`: the `detail` of the stack that `prepare_stack` makes of `volume`."""
+    return _fit(_windowed(volume, preprocess), replace(frame_of(volume, preprocess), size=size))
+
+
+def frame_of(volume: Volume, preprocess: Preprocess) -> Frame:
+    """The frame of the volume's slices."""
+    return Frame(*volume.grid.slice_shape, preprocess.size, preprocess.fit)
+
+
+def _windowed(volume: Volume, preprocess: Preprocess) -> NDArray[np.float32]:
+    """(D, C, H, W) in [0, 1], as large as the volume's slices."""
     low, high = window_bounds(volume.array, preprocess.window)
     images = stack_slices(_to_unit(volume.array, low, high), volume.grid)  # (D, H, W[, C])
-    images = np.moveaxis(images, 3, 1) if colour else images[:, None]
-    height, width = volume.grid.slice_shape
-    frame = Frame(height, width, preprocess.size, preprocess.fit)
-    key = content_key(volume.array, volume.grid.slice_axis, asdict(preprocess))
-    return SliceStack(_fit(images, frame), frame, preprocess, key)
+    return np.moveaxis(images, 3, 1) if volume.array.ndim == 4 else images[:, None]
 
 
 def window_bounds(array: NDArray[Any], window: str) -> tuple[float, float]:

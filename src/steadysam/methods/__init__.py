@@ -7,7 +7,9 @@ from types import MappingProxyType
 
 from steadysam.methods import (
     all_empty,
+    detector,
     dynunet,
+    ldfsam,
     lora_sam,
     medical_sam_adapter,
     medsam,
@@ -15,8 +17,10 @@ from steadysam.methods import (
     prompt_dynunet,
     prompt_unet,
     sam2,
+    sam_med2d,
     sam_refiner,
     sam_tuning,
+    segformer,
     spd,
     transunet,
     unet,
@@ -33,6 +37,7 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "medsam": medsam,
         "medical_sam_adapter": medical_sam_adapter,
         "lora_sam": lora_sam,
+        "sam_med2d": sam_med2d,
         "sam_refiner": sam_refiner,
         "sam2": sam2,
         "medsam2": medsam2,
@@ -42,6 +47,9 @@ METHODS: Mapping[str, Method] = MappingProxyType(
         "unetpp": unetpp,
         "transunet": transunet,
         "dynunet": dynunet,
+        "segformer": segformer,
+        "ldfsam": ldfsam,
+        "detector": detector,
         "all_empty": all_empty,
     }
 )

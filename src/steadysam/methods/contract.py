@@ -9,7 +9,7 @@ A method says which parameters are trained and which losses drive them, stage by
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -62,6 +62,7 @@ class TrainingCase:
         masks: (D, S, S) bool.
         points: the noisy prompts of every slice, D entries.
         redraw: draws another set of noisy prompts from the same simulator, or None if the prompts came from files.
+        detail_masks: (D, F, F) bool, the masks at the size of `stack.detail`; None where the stack has none.
     """
 
     name: str
@@ -69,6 +70,7 @@ class TrainingCase:
     masks: NDArray[np.bool_]
     points: tuple[SlicePoints, ...]
     redraw: Callable[[np.random.Generator], tuple[SlicePoints, ...]] | None = None
+    detail_masks: NDArray[np.bool_] | None = None
 
 
 @dataclass(frozen=True)
@@ -129,12 +131,13 @@ class StageSettings(FrozenConfig):
     """Optimisation of one stage (spd.md 2.1 and 2.3).
 
     With `plateau` the rate is multiplied by `factor` when the validation loss has not improved for `patience` epochs;
-    with `poly` it falls as (1 - epoch / epochs)^0.9. Training stops after `early_stop` epochs without improvement.
-    `slices_per_epoch = 0` means all. SGD has Nesterov momentum 0.99 as in nnU-Net unless `momentum` says otherwise.
+    with `poly` it falls as (1 - epoch / epochs)^0.9, with `linear` and `cosine` from 1 to the stage's `final_rate`.
+    Training stops after `early_stop` epochs without improvement. `slices_per_epoch = 0` means all. SGD has Nesterov
+    momentum 0.99 as in nnU-Net unless `momentum` says otherwise.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
-    schedule: Literal["plateau", "poly"] = "plateau"
+    schedule: Literal["plateau", "poly", "linear", "cosine"] = "plateau"
     momentum: float = Field(default=0.99, ge=0, lt=1)
 
     epochs: int = Field(default=100, ge=0)
@@ -156,11 +159,19 @@ class Stage:
     Args:
         name: goes into logs and checkpoints.
         trainable: patterns (`fnmatch`) of the parameter names that are trained; everything else is frozen. Modules
-            below the fixed head of a pattern are in train mode (dropout acts), all others in eval mode.
+            below the fixed head of a pattern are in train mode (dropout acts), all others in eval mode. Buffers that
+            a pattern names, and the statistics of batch norm layers below its head, belong to the stage, too.
         samples: makes the training material from cases; called once for training and once for validation cases.
             Whatever is frozen may be computed here, through the cache.
         losses: (model, batch) -> named terms whose sum is minimised, each a mean over samples.
         settings: learning rate, epochs and so on.
+        rate_factors: pattern of parameter names -> factor of the learning rate; the first that fits counts, without
+            one it is 1. Schedules and warm-up scale all alike.
+        ema: decay of averaged weights, ramped as ema * (1 - exp(-updates / 2000)); validation, the best weights and
+            the stage's result are then the averaged ones, with the buffers as they are. 0: none.
+        final_rate: share of the learning rate at the end of the schedules `linear` and `cosine`.
+        fixed_statistics: batch norm layers stay in eval mode, all or those that a pattern of module names fits: they
+            use their statistics and do not change them.
     """
 
     name: str
@@ -168,6 +179,10 @@ class Stage:
     samples: Callable[[nn.Module, Sequence[TrainingCase], EmbeddingCache], Samples]
     losses: Callable[[nn.Module, Batch], Mapping[str, Tensor]]
     settings: StageSettings
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
+    ema: float = 0.0
+    final_rate: float = 0.01
+    fixed_statistics: bool | tuple[str, ...] = False
 
 
 class Method(Protocol):
@@ -202,6 +217,11 @@ class Method(Protocol):
         ...
 
 
-def traits_of(method: Any) -> Traits:
-    """`TRAITS` of a method's module; the default where it has none."""
-    return getattr(method, "TRAITS", Traits())
+def traits_of(method: Any, settings: Any = None) -> Traits:
+    """`TRAITS` of a method's module; the default where it has none.
+
+    Args:
+        settings: of the method; where their property `unprompted` is true the method looks at no prompt with them.
+    """
+    traits = getattr(method, "TRAITS", Traits())
+    return replace(traits, points=False, boxes=False) if getattr(settings, "unprompted", False) else traits

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, cast
 
@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from steadysam.augment import IDENTITY, Augmentation, move_images
 from steadysam.backbones.backbone import Backbone
 from steadysam.backbones.fingerprint import fingerprint
+from steadysam.backbones.rows import FeaturePrompts
 from steadysam.data.slices import normalise
 from steadysam.embeddings import EmbeddingCache
 from steadysam.types import Decision, SlicePoints, SliceStack
@@ -65,7 +66,10 @@ def encode_stack(
 
 def only_slices(stack: SliceStack, chosen: Sequence[int]) -> SliceStack:
     """The stack of some slices, with a key of its own."""
-    return replace(stack, images=stack.images[list(chosen)], key=f"{stack.key}:{list(chosen)}")
+    rows = list(chosen)
+    detail = None if stack.detail is None else stack.detail[rows]
+    coarse = None if stack.coarse is None else stack.coarse[rows]
+    return replace(stack, images=stack.images[rows], key=f"{stack.key}:{rows}", detail=detail, coarse=coarse)
 
 
 def encoder_key(backbone: Backbone) -> str:
@@ -73,21 +77,33 @@ def encoder_key(backbone: Backbone) -> str:
     return fingerprint(backbone.image_encoder)
 
 
-def decode_rows(backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePoints]) -> Tensor:
+def decode_rows(
+    backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePoints], features: FeaturePrompts | None = None
+) -> Tensor:
     """(B, C, h, h) embeddings and B point sets -> (B, 1, S, S) logits at the image size."""
-    logits = backbone.decode(embeddings, points)
+    logits = backbone.decode(embeddings, points, features=features)
     size = backbone.image_size
     return F.interpolate(logits.float(), (size, size), mode="bilinear", align_corners=False)
 
 
 @torch.no_grad()
-def decode_stack(backbone: Backbone, embeddings: Tensor, points: Sequence[SlicePoints]) -> NDArray[np.float32]:
-    """(D, C, h, h) float16 embeddings and D point sets -> (D, S, S) float32 probabilities."""
+def decode_stack(
+    backbone: Backbone,
+    embeddings: Tensor,
+    points: Sequence[SlicePoints],
+    features: Callable[[slice], FeaturePrompts | None] | None = None,
+) -> NDArray[np.float32]:
+    """(D, C, h, h) float16 embeddings and D point sets -> (D, S, S) float32 probabilities.
+
+    Args:
+        features: gives the feature prompts of some slices.
+    """
     device = next(backbone.mask_decoder.parameters()).device
     parts = []
     for start in range(0, len(embeddings), _ROWS):
-        rows = embeddings[start : start + _ROWS].to(device).float()
-        logits = decode_rows(backbone, rows, points[start : start + _ROWS])
+        part = slice(start, start + _ROWS)
+        rows = embeddings[part].to(device).float()
+        logits = decode_rows(backbone, rows, points[part], None if features is None else features(part))
         parts.append(torch.sigmoid(logits[:, 0]).float().cpu())
     return torch.cat(parts).numpy()
 

@@ -56,6 +56,7 @@ class Panel:
         heat: (H, W) in [0, 1] drawn over the image, such as a saliency map, or None.
         window: `(x0, y0, x1, y1)` in pixels to zoom to, or None for the whole slice.
         box: `(x0, y0, x1, y1)` in pixels, a prompt, or None.
+        boxes: the same, boxes that a detector found.
     """
 
     image: NDArray[Any]
@@ -66,6 +67,7 @@ class Panel:
     heat: NDArray[Any] | None = None
     window: tuple[float, float, float, float] | None = None
     box: tuple[float, float, float, float] | None = None
+    boxes: Sequence[tuple[float, float, float, float]] = ()
 
 
 def overlay(panel: Panel, *, spacing: tuple[float, float] = (1.0, 1.0), legend: bool = True) -> bytes:
@@ -211,9 +213,9 @@ def _draw(axes: Axes, panel: Panel, spacing: tuple[float, float]) -> None:
     for mask, colour, dash in ((panel.true, TRUTH, "solid"), (panel.pred, PREDICTION, "dashed")):
         if mask is not None and np.any(mask):
             _contour(axes, mask, colour, dash)
-    if panel.box is not None:
-        x0, y0, x1, y1 = panel.box
-        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=MARKS["accepted"][1], linewidth=1.2)
+    drawn = [(box, PREDICTION) for box in panel.boxes]
+    for (x0, y0, x1, y1), colour in [*drawn, *([] if panel.box is None else [(panel.box, MARKS["accepted"][1])])]:
+        axes.plot([x0, x1, x1, x0, x0], [y0, y0, y1, y1, y0], color=colour, linewidth=1.2)
     if panel.marks is not None:
         _scatter(axes, panel.marks)
     height, width = panel.image.shape[:2]
@@ -247,6 +249,8 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
         handles.append(Line2D([], [], color=TRUTH, linewidth=1.8, label="truth"))
     if any(panel.pred is not None for panel in panels):
         handles.append(Line2D([], [], color=PREDICTION, linewidth=1.8, linestyle="dashed", label="prediction"))
+    if any(panel.boxes for panel in panels):
+        handles.append(Line2D([], [], color=PREDICTION, linewidth=1.2, label="detected"))
     drawn = {kind for panel in panels if panel.marks is not None for kind in panel.marks.kinds}
     for kind, (marker, colour, text) in MARKS.items():
         if kind in drawn:

@@ -11,7 +11,7 @@ from steadysam.backbones.conv.decoder import ConvMaskDecoder
 from steadysam.backbones.conv.encoder import ConvEncoder
 from steadysam.backbones.conv.positions import FourierPositions
 from steadysam.backbones.conv.prompts import ConvPromptEncoder
-from steadysam.backbones.rows import Group, decode_groups, prompt_rows
+from steadysam.backbones.rows import FeaturePrompts, Group, decode_groups, prompt_rows, with_features
 from steadysam.backbones.table import ConvArchitecture
 from steadysam.types import SlicePoints
 
@@ -33,6 +33,7 @@ class ConvBackbone(nn.Module):
         super().__init__()
         self.name, self.architecture = name, architecture
         self.patch_size, self.embedding_channels = architecture.patch, architecture.channels
+        self.token_channels = architecture.token_channels
         self.resize(image_size)
         self.shared_image_embedding = FourierPositions(architecture.token_channels)
         self.image_encoder = ConvEncoder(architecture)
@@ -51,7 +52,9 @@ class ConvBackbone(nn.Module):
         """(B, 3, S, S) normalised images -> (B, C, h, h) embeddings; keeps gradients."""
         return self.image_encoder(images)
 
-    def embed(self, points: Sequence[SlicePoints], masks: Tensor | None = None) -> list[Group]:
+    def embed(
+        self, points: Sequence[SlicePoints], masks: Tensor | None = None, features: FeaturePrompts | None = None
+    ) -> list[Group]:
         """Prompts of B rows -> groups `(rows, sparse, dense)`; see `Backbone.embed`."""
         groups: list[Group] = []
         for group in prompt_rows(points, masks, self.shared_image_embedding.positional_embedding.device):
@@ -59,11 +62,13 @@ class ConvBackbone(nn.Module):
                 group.xy, group.positive, group.boxes, group.masks, self.image_size, self.embedding_size
             )
             groups.append((group.rows, sparse, dense))
-        return groups
+        return with_features(groups, points, features)
 
-    def decode(self, embeddings: Tensor, points: Sequence[SlicePoints]) -> Tensor:
+    def decode(
+        self, embeddings: Tensor, points: Sequence[SlicePoints], *, features: FeaturePrompts | None = None
+    ) -> Tensor:
         """(B, C, h, h) embeddings and the prompts of each row -> (B, 1, 2h, 2h) logits (single mask)."""
-        return self.decode_full(embeddings, points, multimask=False)[0]
+        return self.decode_full(embeddings, points, multimask=False, features=features)[0]
 
     def decode_full(
         self,
@@ -72,6 +77,7 @@ class ConvBackbone(nn.Module):
         *,
         masks: Tensor | None = None,
         multimask: bool = True,
+        features: FeaturePrompts | None = None,
     ) -> tuple[Tensor, Tensor]:
         """Logits (B, M, 2h, 2h) and the predicted IoU (B, M); see `Backbone.decode_full`."""
         positions = self.image_positions()
@@ -79,7 +85,7 @@ class ConvBackbone(nn.Module):
         def one(rows: Tensor, sparse: Tensor, dense: Tensor) -> tuple[Tensor, Tensor]:
             return self.mask_decoder(rows, positions, sparse, dense, multimask)
 
-        return decode_groups(embeddings, self.embed(points, masks), len(points), one)
+        return decode_groups(embeddings, self.embed(points, masks, features), len(points), one)
 
     def image_positions(self) -> Tensor:
         """(1, E, h/4, h/4) Fourier features of the cells of the decoder's coarsest level."""

@@ -2,20 +2,24 @@
 
 Stage 1 (`saliency`) trains LoRA on the encoder and a saliency head. Contextual prompt distillation (`distill`) then
 checks every prompt against the saliency of its own and the neighbouring slices. Stage 2 (`decoder`) trains the mask
-decoder alone on the consensus, with pairwise slice consistency.
+decoder alone on the consensus, with pairwise slice consistency. `prompts = both` adds a detector's features.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 from torch import nn
 
 from steadysam.backbones.backbone import Backbone
 from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
+from steadysam.backbones.rows import FeaturePrompts
+from steadysam.detection.yolo import Detector
 from steadysam.embeddings import EmbeddingCache
 from steadysam.methods.contract import Stage
+from steadysam.methods.detecting import detector_images, detector_stages
+from steadysam.methods.feature_prompting import make_prompter
 from steadysam.methods.samples import AugmentedSlices
 from steadysam.methods.slicewise import decode_stack, encode_stack, encoder_key
 from steadysam.methods.spd.config import Config
@@ -44,12 +48,24 @@ def build(config: Config, backbone: Backbone) -> Spd:
         config.saliency_bias,
         config.saliency_temperature,
     )
-    return Spd(backbone, head)
+    features = config.feature_prompts
+    if features is None:
+        return Spd(backbone, head)
+    teacher = Detector(features.detector.teacher) if features.detector.teacher else None
+    detector = Detector(features.detector.size)
+    prompter = make_prompter(
+        detector, backbone, channels=features.channels, tokens=features.tokens, alpha=features.alpha
+    )
+    return Spd(backbone, head, detector, teacher, prompter)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
-    """Stage 1 trains {encoder LoRA, saliency head}; stage 2 trains {mask decoder} with all else frozen."""
+    """Stage 1 trains {encoder LoRA, saliency head}; stage 2 trains {mask decoder} with all else frozen.
+
+    Where features prompt, the detector's stages come between them, and stage 2 trains the prompter, too.
+    """
     encoder = "backbone.image_encoder.*lora_*" if config.adapt == "lora" else "backbone.image_encoder.*"
+    features = config.feature_prompts
     return (
         Stage(
             name="saliency",
@@ -58,9 +74,10 @@ def stages(config: Config) -> tuple[Stage, ...]:
             losses=lambda model, batch: saliency_losses(cast(Spd, model), batch, config),
             settings=config.stage1,
         ),
+        *(() if features is None else detector_stages(features.detector)),
         Stage(
             name="decoder",
-            trainable=("backbone.mask_decoder.*",),
+            trainable=("backbone.mask_decoder.*", *(() if features is None else ("prompter.*",))),
             samples=lambda model, cases, cache: ConsistencySamples(cast(Spd, model), cases, cache, config),
             losses=lambda model, batch: decoder_losses(cast(Spd, model), batch, config),
             settings=config.stage2,
@@ -78,7 +95,7 @@ def segment(
     if config.output == "saliency":
         return Segmentation(saliency, saliency, notes={"output": "saliency"})
     chosen = choose_points(points, saliency, config)
-    probability = decode_stack(spd.sam, embeddings, chosen.points)
+    probability = decode_stack(spd.sam, embeddings, chosen.points, _features(spd, config, stack))
     if config.empty == "empty_mask":
         probability[list(chosen.empty_slices)] = 0.0
     notes = {
@@ -89,3 +106,11 @@ def segment(
         "empty_policy": config.empty,
     }
     return Segmentation(probability, saliency, chosen.points, chosen.decisions, notes)
+
+
+def _features(model: Spd, config: Config, stack: SliceStack) -> Callable[[slice], FeaturePrompts | None] | None:
+    """The feature prompts of any slices of the stack."""
+    if config.feature_prompts is None:
+        return None
+    device = next(model.parameters()).device
+    return lambda rows: model.prompts(detector_images(stack, rows, config.detail_size).to(device))

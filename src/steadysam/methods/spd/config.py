@@ -8,16 +8,28 @@ from pydantic import Field
 
 from steadysam.augment import AugmentConfig
 from steadysam.methods.contract import FrozenConfig, LoraConfig, StageSettings
+from steadysam.methods.detecting import DetectorConfig
 from steadysam.methods.spd.distill import EmptyPolicy, Rule, Sampling
 
-PromptChoice = Literal["consensus", "raw", "neighbours"]
+PromptChoice = Literal["consensus", "raw", "neighbours", "feature", "both"]
+
+
+class Features(FrozenConfig):
+    """Feature prompts beside or instead of points: a detector, and what is made of its features (see `ldfsam`)."""
+
+    detector: DetectorConfig = DetectorConfig()
+    tokens: int = Field(default=1, ge=1)
+    channels: int = Field(default=256, ge=8)
+    alpha: float = 1.0
 
 
 class Config(FrozenConfig):
     """Every switch of SPD; the defaults are the paper's, or spd.md's where the paper is silent.
 
     `prompts` chooses what the decoder is given: `consensus` (CPD; `n = 0` is "local only"), `raw` (no filter),
-    `neighbours` (own and neighbours' points, unfiltered). `output = saliency` returns the stage-1 head's map.
+    `neighbours` (own and neighbours' points, unfiltered), `feature` (a detector's features and no point, as in
+    LDFSAM) or `both` (consensus and features). `features` says how these are made. `output = saliency` returns the
+    stage-1 head's map.
     """
 
     adapt: Literal["lora", "full"] = "lora"
@@ -41,9 +53,25 @@ class Config(FrozenConfig):
     dice_eps: float = Field(default=1e-6, gt=0)
     variants: int = Field(default=1, ge=1)
     output: Literal["mask", "saliency"] = "mask"
+    features: Features | None = None
     augment: AugmentConfig = AugmentConfig()
     stage1: StageSettings = StageSettings()
     stage2: StageSettings = StageSettings()
+
+    @property
+    def unprompted(self) -> bool:
+        """Whether no click is looked at."""
+        return self.prompts == "feature"
+
+    @property
+    def feature_prompts(self) -> Features | None:
+        """How features prompt; None where they do not."""
+        return (self.features or Features()) if self.prompts in ("feature", "both") else None
+
+    @property
+    def detail_size(self) -> int:
+        """The detector's image, px; 0 without one."""
+        return 0 if self.feature_prompts is None else self.feature_prompts.detector.image_size
 
     @property
     def rule(self) -> Rule:

@@ -10,6 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steadysam.backbones.backbone import Backbone
+from steadysam.backbones.rows import FeaturePrompts
+from steadysam.detection.feature_prompts import FeaturePrompter
+from steadysam.detection.yolo import Detector
 
 
 class SaliencyHead(nn.Module):
@@ -60,12 +63,34 @@ class SaliencyHead(nn.Module):
 
 
 class Spd(nn.Module):
-    """The parts, handed over: a backbone (with LoRA in its encoder, or not) and a saliency head."""
+    """The parts, handed over: a backbone (with LoRA in its encoder, or not), a saliency head, and what prompts with
+    features: a detector with its teacher and the prompter, or None.
+    """
 
-    def __init__(self, backbone: Backbone, saliency_head: SaliencyHead) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        saliency_head: SaliencyHead,
+        detector: Detector | None = None,
+        teacher: Detector | None = None,
+        prompter: FeaturePrompter | None = None,
+    ) -> None:
         super().__init__()
         self.backbone = cast(nn.Module, backbone)
         self.saliency_head = saliency_head
+        self.detector, self.teacher, self.prompter = detector, teacher, prompter
+
+    def release(self) -> None:
+        """Drop the teacher, once it has taught."""
+        self.teacher = None
+
+    def prompts(self, detail: Tensor) -> FeaturePrompts | None:
+        """(B, 3, F, F) images in [0, 1] -> feature prompts; None for a model without a detector."""
+        if self.detector is None or self.prompter is None:
+            return None
+        with torch.no_grad():
+            features = self.detector.features(detail)  # trained before, and not by this stage
+        return self.prompter(features)
 
     @property
     def sam(self) -> Backbone:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from steadysam.augment import IDENTITY, Augmentation, draw, move_images, move_po
 from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import pairwise_consistency, segmentation_terms
 from steadysam.methods.contract import Batch, Chance, TrainingCase
+from steadysam.methods.feature_prompting import moved_details
 from steadysam.methods.neighbours import gather_neighbours
 from steadysam.methods.samples import list_slices
 from steadysam.methods.slicewise import accept_all, decode_rows, encode_stack, encoder_key, mean_terms
@@ -30,8 +32,11 @@ def saliency_losses(model: Spd, batch: Batch, config: Config) -> dict[str, Tenso
 
 def choose_points(points: Sequence[SlicePoints], saliency: NDArray[np.float32], config: Config) -> Distilled:
     """The decoder's points by `config.prompts`; `raw` and `neighbours` accept everything, and say so."""
-    if config.prompts == "consensus":
+    if config.prompts in ("consensus", "both"):
         return distill(points, saliency, config.rule)
+    if config.prompts == "feature":
+        kept = accept_all(points, "not looked at: this run prompts with features")
+        return Distilled((SlicePoints.empty(),) * len(points), tuple(replace(d, verdict="ignored") for d in kept), ())
     chosen = tuple(points) if config.prompts == "raw" else gather_neighbours(points, config.n)
     decisions = accept_all(points, "not checked: this run uses raw prompts")
     empty = tuple(t for t, here in enumerate(chosen) if not here.positive.any())
@@ -66,10 +71,10 @@ class ConsistencySamples:
         """Rows: the B slices themselves, then the neighbours that exist.
 
         Tensors: `masks` (B, 1, S, S); `embeddings` (R, C, h, h) with R >= B; for each neighbour row `pair_of`
-        (R - B,) the row of its slice; `neighbour_masks` (R - B, 1, S, S).
+        (R - B,) the row of its slice; `neighbour_masks` (R - B, 1, S, S); where features prompt `detail` (R, 3, F, F).
         """
         rows, pair_of = self._rows(indices)
-        embeddings, masks, points = [], [], []
+        embeddings, masks, points, moves = [], [], [], []
         redrawn: dict[int, tuple[SlicePoints, ...]] = {}
         for row, (c, t) in enumerate(rows):
             case = self.cases[c]
@@ -88,9 +93,13 @@ class ConsistencySamples:
                     redrawn[c] = choose_points(raw, self.saliency[c], self.config).points
                 chosen = redrawn[c]
             points.append(move_points(chosen[t], move, size))
-        split = len(indices)
+            moves.append(move)
+        split, more = len(indices), {}
+        if self.config.feature_prompts is not None:
+            more = {"detail": moved_details(self.cases, rows, moves, self.config.detail_size)}
         return Batch(
             {
+                **more,
                 "masks": torch.cat(masks[:split]),
                 "embeddings": torch.stack(embeddings).float(),
                 "pair_of": torch.tensor(pair_of, dtype=torch.long),
@@ -123,7 +132,8 @@ def decoder_losses(model: Spd, batch: Batch, config: Config) -> dict[str, Tensor
 
     A slice without the neighbour contributes 0 and still counts in the mean; `bi` takes the mean of two neighbours.
     """
-    logits = decode_rows(model.sam, batch.tensors["embeddings"], batch.points)
+    features = model.prompts(batch.tensors["detail"]) if "detail" in batch.tensors else None
+    logits = decode_rows(model.sam, batch.tensors["embeddings"], batch.points, features)
     masks = batch.tensors["masks"]
     count = len(masks)
     terms = mean_terms(_segmentation(logits[:count], masks, config))

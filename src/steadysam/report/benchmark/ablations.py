@@ -37,7 +37,7 @@ class Ablation:
 
 def ablations_of(book: Book) -> list[Ablation]:
     """The figures of all main prompt sets that have at least two points."""
-    named = {pool.facts.get("figure") for pool in book.pools.values()}
+    named = {name for pool in book.pools.values() for name, _, _ in pool.places}
     found = []
     for prompts in book.main_sets:
         figures: dict[str, dict[str, list[tuple[float | str, Pool]]]] = {}
@@ -45,8 +45,7 @@ def ablations_of(book: Book) -> list[Ablation]:
             oracle = pool.lane == ORACLE
             if pool.prompts != prompts and not oracle or pool.prompts != prompts and pool.noise[0]:
                 continue
-            name, x = _place(pool, PROMPT_SOURCE in named)
-            if name and x is not None:
+            for name, x in _places(pool, PROMPT_SOURCE in named):
                 figures.setdefault(name, {}).setdefault(pool.target, []).append((x, pool))
         for name, points in figures.items():
             # oracle points are an upper bound beside others, not a figure of their own
@@ -92,14 +91,17 @@ def draw_ablation(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> byte
     )
 
 
-def _place(pool: Pool, named: bool) -> tuple[str, float | str | None]:
-    """Figure and x of a pool: what the suite says, else the frozen model's points policy."""
+def _places(pool: Pool, named: bool) -> list[tuple[str, float | str]]:
+    """Figures and x of a pool: what the suite says, else the frozen model's points policy.
+
+    Places with a column are not here but in `grids`.
+    """
     facts = pool.facts
-    if facts.get("figure"):
-        return str(facts["figure"]), facts.get("x")
+    if pool.places:
+        return [(name, x) for name, x, column in pool.places if x is not None and not column]
     if named or facts.get("method") != "zero_shot" or facts.get("settings"):
-        return "", None
-    return PROMPT_SOURCE, pool.prompts if pool.lane == ORACLE else points_words(facts.get("points", "all"))
+        return []
+    return [(PROMPT_SOURCE, pool.prompts if pool.lane == ORACLE else points_words(facts.get("points", "all")))]
 
 
 def _ordered(ablation: Ablation) -> Ablation:

@@ -10,6 +10,7 @@ import numpy as np
 
 from steadysam.files import content_key
 from steadysam.metrics import METRICS
+from steadysam.report.benchmark.detection import detections_of
 from steadysam.report.benchmark.pooling import NO_PROMPTS, ORACLE, Book, Pool
 from steadysam.summary import Summary
 
@@ -47,6 +48,9 @@ NUMBERS: dict[str, str] = {
     "hd95_px_n": "n",
     "assd_px": "ASSD px",
     "assd_px_n": "n",
+    "pixel_accuracy": "pixel accuracy",
+    "AP50": "AP50",
+    "AP": "AP",
     "n_slices": "slices",
     "n_patients": "patients",
     "n_seeds": "seeds",
@@ -124,6 +128,7 @@ def line_row(book: Book, line: Line, target: str) -> dict[str, Any]:
             low, high = estimate.interval or (None, None)
             row |= {f"{metric}_95": estimate.interval, f"{metric}_low": low, f"{metric}_high": high}
     row["gain"] = difference(summary.scores["dsc"].mean, summary.all_empty["dsc"])
+    row |= extras_of(pool)
     return row | costs_of(book, pool) | {"violations": "; ".join(summary.violations)}
 
 
@@ -152,10 +157,17 @@ def facts_of(pool: Pool) -> dict[str, Any]:
         **{key: _words(pool.told(key)) for key in ("noise_model", "empty_slice_rule", "empty_consensus_policy")},
         **{key: _words(pool.told(key)) for key in ("coarse", "backbone", "size", "evaluation_size", "split", "run")},
     }
-    if pool.blind:
+    if pool.blind or pool.bare:
         concern = ("prompt_source", "prompt_hash", "points", "prompt_seeds", "noise_model", "empty_slice_rule")
         told |= dict.fromkeys((*concern, "empty_consensus_policy"))
     return told
+
+
+def extras_of(pool: Pool) -> dict[str, float]:
+    """What only some cells have, means over seeds: pixel accuracy of pictures, average precision of detectors."""
+    known = {"pixel_accuracy": [c.facts["pixel_accuracy"] for c in pool.cells if "pixel_accuracy" in c.facts]}
+    known |= {name: [one[name] for one in detections_of(pool) if one[name] is not None] for name in ("AP50", "AP")}
+    return {name: float(np.mean(values)) for name, values in known.items() if values}
 
 
 def counts_of(pool: Pool, summary: Summary) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from steadysam.bench.store import Cell
 from steadysam.bench.store import cells as read_cells
-from steadysam.bench.suite import Suite
+from steadysam.bench.suite import SHOWN_SOMETIMES, Suite, places_of
 from steadysam.files import read_json
 from steadysam.metrics import CaseScores
 from steadysam.summary import Summary, summarise
@@ -68,6 +68,18 @@ class Pool:
     def blind(self) -> bool:
         """Whether prompts cannot matter: the scores are those of every prompt set."""
         return self.lane == NO_PROMPTS and not self.facts.get("prompted", True)
+
+    @property
+    def bare(self) -> bool:
+        """Whether its prompt set holds no prompt; then nothing is to be said of prompts."""
+        return self.facts.get("noise_model", "") is None
+
+    @property
+    def places(self) -> list[tuple[str, float | str | None, str]]:
+        """Figure, x and column of every figure that it is a point of."""
+        facts = self.facts
+        own = [(facts["figure"], facts.get("x"), facts.get("column", ""))] if facts.get("figure") else []
+        return own + [(place["figure"], place["x"], place["column"]) for place in facts.get("also", ())]
 
     @property
     def noise(self) -> tuple[str, float]:
@@ -188,7 +200,8 @@ def as_in_suite(cell: Cell, suite: Suite) -> Cell:
     """The cell with what a suite says today of how it is shown; what it does not know stays."""
     facts = dict(cell.facts)
     if row := suite.rows.get(cell.row):
-        facts |= {"group": row.group, "figure": row.figure, "x": row.x}
+        facts = {key: value for key, value in facts.items() if key not in SHOWN_SOMETIMES} | places_of(row)
+        facts |= {"group": row.group}
     if spec := suite.prompts.get(cell.prompts):
         facts |= {"noise": [spec.noise, spec.level], "base": spec.base}
     tables = ((suite.targets, cell.target), (suite.prompts, cell.prompts), (suite.rows, cell.row))

@@ -35,6 +35,7 @@ OVERVIEW = {
 }
 PAPER = {"dsc": "DSC", "iou": "IoU", "hd95_px": "HD95", "assd_px": "ASSD"}
 ORACLE_HEADING = f"oracle{MARK}: prompts that say where the truth is, an upper bound"
+_OF_PROMPTS = ("noise_model", "empty_slice_rule")
 _ALWAYS = ("points", "prompt_seeds", "training_seeds")
 
 
@@ -160,8 +161,10 @@ def _details(rows: Sequence[Mapping[str, Any]], prompts: str) -> Table:
     columns = {"row": "", **{key: FACTS[key] for key in varying}}
     columns |= {key: text for key, text in NUMBERS.items() if any(row.get(key) is not None for row in judged)}
     share = shown(100 * judged[0]["empty_share"], 1)
+    bare = all(row.get("prompt_hash") is None for row in judged if row["lane"] != ORACLE)
+    whose = "No prompts. Of all rows" if bare else f"Prompt set {prompts}. Of all rows that it concerns"
     caption = (
-        f"Prompt set {prompts}. Of all rows that it concerns: {'; '.join(shared)}. {share} % of the slices do not hold "
+        f"{whose}: {'; '.join(shared)}. {share} % of the slices do not hold "
         "the target. Intervals draw patients. HD95 and ASSD in pixels, over the n slices on which both masks hold "
         "something. Training seconds and trained parameters: of the run's own stages, without those it starts from."
     )
@@ -177,6 +180,8 @@ def _facts(rows: Sequence[Mapping[str, Any]]) -> tuple[list[str], list[str]]:
             list(dict.fromkeys(row[key] for row in some if row.get(key) is not None))
             for some in (rivals or rows, [row for row in rows if row["lane"] == ORACLE])
         )
+        if rivals and not found and key in _OF_PROMPTS:  # nobody is prompted but the oracle
+            continue
         if len(found) > 1 or (key in _ALWAYS and (found or oracle)) or (not found and oracle):
             varying.append(key)
         elif found:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +11,10 @@ from steadysam import __version__
 from steadysam.bench.store import slug
 from steadysam.bench.suite import Suite
 from steadysam.errors import UsageError
-from steadysam.files import write_bytes, write_json, write_text
-from steadysam.report.benchmark import ablations, filtering, learning, paired, robustness
+from steadysam.files import write_json, write_text
+from steadysam.report.benchmark import ablations, detection, filtering, grids, learning, paired, robustness
 from steadysam.report.benchmark.cells import cell_rows
+from steadysam.report.benchmark.draft import Draft, Rows, flat
 from steadysam.report.benchmark.pooling import Book, read_store
 from steadysam.report.benchmark.tables import (
     OVERVIEW,
@@ -27,9 +27,7 @@ from steadysam.report.benchmark.tables import (
 )
 from steadysam.report.html import Picture, Section, Table, Text, write_page
 from steadysam.report.latex import PREAMBLE
-from steadysam.report.table import to_csv
 
-Rows = Sequence[Mapping[str, Any]]
 Block = Text | Table | Picture
 
 
@@ -51,26 +49,6 @@ class Wanted:
     seed: int = 0
 
 
-@dataclass
-class _Report:
-    """What has been made so far: files are written at once, sections and numbers are kept for the page."""
-
-    book: Book
-    folder: Path
-    sections: list[Section] = field(default_factory=list)
-    numbers: dict[str, Any] = field(default_factory=dict)
-    violations: list[str] = field(default_factory=list)
-
-    def csv(self, stem: str, rows: Rows) -> None:
-        columns = list(dict.fromkeys(key for row in rows for key, value in row.items() if not _nested(value)))
-        write_text(self.folder / f"{stem}.csv", to_csv(rows, columns))
-
-    def picture(self, stem: str, png: bytes, rows: Rows, caption: str) -> Picture:
-        write_bytes(self.folder / f"{stem}.png", png)
-        self.csv(stem, rows)
-        return Picture(png, caption)
-
-
 def write_report(store: str | Path, folder: str | Path, wanted: Wanted | None = None) -> Path:
     """Write everything about a store into `folder`.
 
@@ -85,11 +63,13 @@ def write_report(store: str | Path, folder: str | Path, wanted: Wanted | None = 
     book = read_store(store, suite=wanted.suite, draws=wanted.draws, seed=wanted.seed)
     reference = _reference(wanted.reference, book.rows)
     steps = paired.parse_steps(wanted.steps, book.rows)
-    report = _Report(book, Path(folder))
+    report = Draft(book, Path(folder))
     report.csv("cells", cell_rows(book))
     for prompts in book.main_sets:
         _set(report, prompts, reference, steps)
     _figures(report)
+    _grids(report)
+    _detectors(report)
     _robustness(report)
     _filter(report)
     _training(report)
@@ -112,7 +92,7 @@ def _reference(name: str | None, rows: Sequence[str]) -> str | None:
     return name
 
 
-def _set(report: _Report, prompts: str, reference: str | None, steps: Sequence[tuple[str, str]]) -> None:
+def _set(report: Draft, prompts: str, reference: str | None, steps: Sequence[tuple[str, str]]) -> None:
     tables = set_tables(report.book, prompts)
     stem = f"tables/{slug(prompts)}"
     report.csv(stem, tables.rows)
@@ -126,14 +106,14 @@ def _set(report: _Report, prompts: str, reference: str | None, steps: Sequence[t
     for target, table in tables.details.items():
         report.sections.append(Section(f"{target}, prompts: {prompts}", (table,)))
     kept = report.numbers.setdefault("tables", {})
-    kept[prompts] = [_flat(row) for row in tables.rows]
+    kept[prompts] = [flat(row) for row in tables.rows]
     tests = paired.reference_rows(report.book, tables.lines, tables.targets, reference) if reference else []
     _pairs(report, tables, "paired", f"Every row against {reference}, prompts: {prompts}", tests)
     walked = paired.step_rows(report.book, tables.lines, tables.targets, steps)
     _pairs(report, tables, "steps", f"Steps, prompts: {prompts}", walked)
 
 
-def _pairs(report: _Report, tables: SetTables, kind: str, title: str, rows: Rows) -> None:
+def _pairs(report: Draft, tables: SetTables, kind: str, title: str, rows: Rows) -> None:
     if not rows:
         return
     stem = f"{kind}/{slug(tables.prompts)}"
@@ -149,10 +129,10 @@ def _pairs(report: _Report, tables: SetTables, kind: str, title: str, rows: Rows
     write_text(report.folder / f"{stem}.md", "\n".join(text))
     write_text(report.folder / f"{stem}.tex", "\n".join(tex))
     report.sections.append(Section(title, tuple(blocks)))
-    report.numbers.setdefault(kind, {})[tables.prompts] = [_flat(row) for row in rows]
+    report.numbers.setdefault(kind, {})[tables.prompts] = [flat(row) for row in rows]
 
 
-def _figures(report: _Report) -> None:
+def _figures(report: Draft) -> None:
     blocks: list[Block] = []
     for found in ablations.ablations_of(report.book):
         rows = ablations.ablation_rows(report.book, found)
@@ -163,19 +143,56 @@ def _figures(report: _Report) -> None:
         )
         stem = f"figures/{slug(found.name)}-{slug(found.prompts)}"
         blocks.append(report.picture(stem, png, rows, caption))
-        report.numbers.setdefault("figures", {})[stem] = [_flat(row) for row in rows]
+        report.numbers.setdefault("figures", {})[stem] = [flat(row) for row in rows]
     if blocks:
         report.sections.append(Section("Figures", tuple(blocks)))
 
 
-def _robustness(report: _Report) -> None:
+def _grids(report: Draft) -> None:
+    blocks: list[Block] = []
+    text, tex = ["# Tables of two things\n"], [PREAMBLE]
+    for found in grids.grids_of(report.book):
+        rows = grids.grid_rows(report.book, found)
+        stem = f"figures/{slug(found.name)}-{slug(found.prompts)}"
+        report.numbers.setdefault("figures", {})[stem] = [flat(row) for row in rows]
+        if found.numeric:
+            caption = f"{found.name}: DSC over all slices; bands: 95 % intervals that draw patients."
+            blocks.append(report.picture(stem, grids.draw_grid(found, rows), rows, caption))
+            continue
+        report.csv(stem, rows)
+        for target in found.points:
+            table, title = grids.grid_table(found, rows, target), f"{found.name}: {target}"
+            blocks += [Text((title,)), table]
+            text += [f"## {title}\n", markdown_of(table)]
+            tex.append(latex_of(table, f"tab:{slug(title)}", title))
+    if len(tex) > 1:
+        write_text(report.folder / "grids.md", "\n".join(text))
+        write_text(report.folder / "grids.tex", "\n".join(tex))
+    if blocks:
+        report.sections.append(Section("Two things at a time", tuple(blocks)))
+
+
+def _detectors(report: Draft) -> None:
+    rows = detection.detection_rows(report.book)
+    if not rows:
+        return
+    report.csv("detectors", rows)
+    report.numbers["detectors"] = rows
+    found = {target: detection.detection_table(rows, target) for target in dict.fromkeys(r["target"] for r in rows)}
+    parts = [part for target, table in found.items() for part in (f"## {target}\n", markdown_of(table))]
+    write_text(report.folder / "detectors.md", "\n".join(["# Detectors\n", *parts]))
+    blocks: list[Block] = [block for target, table in found.items() for block in (Text((target,)), table)]
+    report.sections.append(Section("Detectors", tuple(blocks)))
+
+
+def _robustness(report: Draft) -> None:
     curves = robustness.curves_of(report.book)
     if not curves:
         return
     points = robustness.curve_rows(report.book, curves)
     rows = robustness.robustness_rows(report.book, curves)
     report.csv("robustness", rows)
-    report.numbers |= {"robustness": [_flat(row) for row in rows], "curves": [_flat(row) for row in points]}
+    report.numbers |= {"robustness": [flat(row) for row in rows], "curves": [flat(row) for row in points]}
     blocks: list[Block] = []
     text, tex = ["# Robustness\n"], [PREAMBLE]
     for number, (noise, target) in enumerate(dict.fromkeys((curve.noise, curve.target) for curve in curves), 1):
@@ -192,7 +209,7 @@ def _robustness(report: _Report) -> None:
     report.sections.append(Section("Robustness", tuple(blocks)))
 
 
-def _filter(report: _Report) -> None:
+def _filter(report: Draft) -> None:
     blocks: list[Block] = []
     if rows := filtering.filter_rows(report.book):
         report.csv("filter", rows)
@@ -216,7 +233,7 @@ def _filter(report: _Report) -> None:
         report.sections.append(Section("What became of prompts", tuple(blocks)))
 
 
-def _training(report: _Report) -> None:
+def _training(report: Draft) -> None:
     rows = learning.run_rows(report.book)
     if not rows:
         return
@@ -235,7 +252,7 @@ def _training(report: _Report) -> None:
     report.sections.append(Section("Training", tuple(blocks)))
 
 
-def _warnings(report: _Report) -> list[Section]:
+def _warnings(report: Draft) -> list[Section]:
     blocks = []
     if report.book.failures:
         lines = [f"{failure.get('cell', '?')}: {failure.get('what', failure)}" for failure in report.book.failures]
@@ -256,11 +273,3 @@ def _facts(book: Book) -> dict[str, Any]:
         "intervals": f"95 %, {book.draws} draws of patients",
         "oracle rows": "marked †: their prompts come from the truth",
     }
-
-
-def _flat(row: Mapping[str, Any]) -> dict[str, Any]:
-    return json.loads(json.dumps(dict(row), default=str))
-
-
-def _nested(value: Any) -> bool:
-    return isinstance(value, (tuple, list, dict))

@@ -1,0 +1,171 @@
+"""Boxes of files or folders of files, written as prompt files with provenance; one bad case stops no other."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from steadysam.box_prompts import CaseBoxes, DetectOptions, detect_volume, detector_of, score_boxes
+from steadysam.data.cases import check_pair
+from steadysam.data.volumes import read_label_map, read_volume, select_label
+from steadysam.errors import BatchError, InputError, SteadyError
+from steadysam.evaluate import mask_files
+from steadysam.files import sha256_file, sweep_temporaries, write_json, write_text
+from steadysam.geometry import describe_grid
+from steadysam.prediction import Job
+from steadysam.prompts.files import write_prompts
+from steadysam.prompts.sets import set_hash
+from steadysam.runs import Run, versions
+from steadysam.types import Grid, Mask
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Truth:
+    """Labels to score the boxes with.
+
+    Args:
+        folder: label maps named like the cases.
+        values: labels whose union is the target; None: what the run was trained for.
+    """
+
+    folder: Path
+    values: tuple[int, ...] | None = None
+
+
+def detect_files(
+    run: Run,
+    jobs: Sequence[Job],
+    output: str | Path,
+    options: DetectOptions,
+    *,
+    truth: Truth | None = None,
+    track: Callable[[Iterable[Job]], Iterable[Job]] = iter,
+    show: Callable[[CaseBoxes], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Write `CASE.json` for every job and one `run.json`; with labels `detection.json` and `detection.csv`, too.
+
+    Args:
+        truth: labels to score the boxes with.
+        show: is called with every case, in order.
+
+    Returns:
+        The rows of `score_boxes`; [] without labels.
+
+    Raises:
+        ConfigError: those of `detector_of`.
+        BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
+            job raises its own error.
+    """
+    output, started = Path(output), time.monotonic()
+    _, config = detector_of(run, options)
+    labels = None if truth is None else mask_files(truth.folder)
+    sweep_temporaries(output)
+    records, failures, scored = [], [], []
+    for job in track(jobs):
+        try:
+            mask = None if truth is None or labels is None else partial(_true_mask, run, truth, labels, job.name)
+            case = _detect_job(run, job, options, mask)
+            path = write_prompts(output / f"{job.name}.json", case.prompts)
+        except SteadyError as error:
+            if len(jobs) == 1:
+                raise
+            failures.append({"case": job.name, **error.to_dict()})
+            logger.error("%s: %s", job.name, error)
+            continue
+        records.append(_record(job, case, path))
+        if show is not None:
+            show(case)
+        if truth is not None:
+            scored.append(_without_pixels(case))
+    rows = score_boxes(scored) if scored else []
+    if rows:
+        write_text(output / "detection.csv", _csv(rows))
+        write_json(output / "detection.json", {"rows": rows})
+    used = {"confidence": config.confidence, "overlap": config.overlap, "per_slice": options.per_slice}
+    facts = {"detector": used, "cases": records, "failures": failures, "seconds": round(time.monotonic() - started, 3)}
+    write_json(output / "run.json", {**_provenance(run, records), **facts})
+    _report_failures(output, failures, len(jobs))
+    return rows
+
+
+def _detect_job(run: Run, job: Job, options: DetectOptions, true_mask: Callable[[Grid], Mask] | None) -> CaseBoxes:
+    volume = read_volume(job.image, slice_axis=options.slice_axis)
+    case = detect_volume(run, volume, options, None if true_mask is None else true_mask(volume.grid))
+    image = replace(case.prompts.image, name=job.image.name)
+    return replace(case, name=job.name, prompts=replace(case.prompts, image=image))
+
+
+def _true_mask(run: Run, truth: Truth, labels: Mapping[str, Path], name: str, grid: Grid) -> Mask:
+    if name not in labels:
+        raise InputError("DATA_PAIRS", f"no label for case {name}", file=truth.folder)
+    array, label_grid = read_label_map(labels[name], slice_axis=grid.slice_axis)
+    check_pair(grid, label_grid, labels[name])
+    return Mask(select_label(array, truth.values or run.record["data"]["label_values"]), grid)
+
+
+def _provenance(run: Run, records: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    return {
+        "steadysam": versions(),
+        "method": run.config.method_name,
+        "run": {"name": run.folder.name, "weights_sha256": run.record["weights_sha256"]},
+        "config": run.config.model_dump(mode="json"),
+        "prompt_sources": ["detector"],
+        "prompt_set_hash": set_hash({entry["case"]: entry["prompts"]["hash"] for entry in records}),
+    }
+
+
+def _record(job: Job, case: CaseBoxes, path: Path) -> dict[str, Any]:
+    grid = case.volume.grid
+    return {
+        "case": job.name,
+        "image": {"file": job.image.name, "sha256": case.volume.sha256, "grid": describe_grid(grid)},
+        "slice_axis": grid.slice_axis,
+        "prompts": {
+            "file": path.name,
+            "file_sha256": sha256_file(path),
+            "hash": case.prompts.key(),
+            "sources": list(case.prompts.sources),
+            "history": [dict(step) for step in case.prompts.history],
+        },
+        "boxes": len(case.prompts.boxes),
+        "slices_with_several": sum(len(boxes) > 1 for boxes in case.boxes),
+    }
+
+
+def _without_pixels(case: CaseBoxes) -> CaseBoxes:
+    """What scores need, for thousands of cases in memory."""
+    return replace(case, volume=replace(case.volume, array=np.zeros((0, 0, 0))), mask=None)
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _report_failures(output: Path, failures: Sequence[Mapping[str, Any]], jobs: int) -> None:
+    if not failures:
+        (output / "failures.jsonl").unlink(missing_ok=True)
+        return
+    text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+    write_text(output / "failures.jsonl", text)
+    raise BatchError(
+        "BATCH_FAILED",
+        f"{len(failures)} of {jobs} cases failed; the others are written",
+        file=output / "failures.jsonl",
+        seen=", ".join(str(failure["case"]) for failure in failures[:5]),
+    )

@@ -1,0 +1,145 @@
+"""`steadysam detect`."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from steadysam.prediction import Job
+
+log = logging.getLogger(__name__)
+_PICTURED = 12  # cases in the contact sheet
+
+
+def detect(
+    run: Path,
+    images: Path,
+    *,
+    output: Annotated[Path, Parameter(name=["--output", "-o"])],
+    labels: Path | None = None,
+    label: str | None = None,
+    confidence: float | None = None,
+    overlap: float | None = None,
+    per_slice: int = 0,
+    device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
+    slice_axis: int | None = None,
+    channel: int = 0,
+    threads: int = 0,
+) -> None:
+    """Find boxes with a trained detector and write them as prompts.
+
+    For every case: CASE.json, a prompt file whose boxes have the source `detector` and their score as description.
+    boxes.png shows some of them; run.json names inputs, weights and settings by hash. With --labels a table of average
+    precision is printed and written (detection.json, detection.csv). One bad case does not stop the others; the exit
+    code is then 6 and failures.jsonl says why.
+
+    For example:
+
+        steadysam detect runs/boxes DATASET/imagesTs --labels DATASET/labelsTs -o found
+
+    Boxes as prompts, one per slice, for a model that was not trained here:
+
+        steadysam detect runs/boxes DATASET/imagesTs --per-slice 1 -o found
+        steadysam predict -i DATASET/imagesTs --prompts found -m steadysam-tiny -o out
+
+    Parameters
+    ----------
+    run
+        Run folder of the method detector or ldfsam.
+    images
+        Image file (NIfTI, NRRD, MHA, PNG, JPEG) or folder of them.
+    output
+        Folder to write.
+    labels
+        Folder of label maps named like the cases, to score the boxes.
+    label
+        Values of the target in these labels, such as 1 or 1+3; default: what the run was trained for.
+    confidence
+        Least score of a box; default: as in the run (0.25).
+    overlap
+        Of two boxes with a larger IoU the better one is kept; default: as in the run (0.7).
+    per_slice
+        Keep the best so many boxes of a slice; 0: all. Methods that take boxes take one per slice.
+    device
+        auto, cpu, cuda, cuda:N or mps.
+    slice_axis
+        Axis across which slices are cut (0, 1, 2); default: what training was told, else the largest spacing.
+    channel
+        Channel number in the names of a folder's files.
+    threads
+        CPU threads; 0 as torch chooses. The same number gives the same bytes.
+    """
+    from steadysam.box_files import Truth, detect_files
+    from steadysam.box_prompts import DetectOptions
+    from steadysam.cli.prompts_io import label_values
+    from steadysam.logs import progress_bar
+    from steadysam.prediction import find_jobs
+    from steadysam.runs import load_run
+    from steadysam.training import computing
+
+    trained = load_run(run, device)
+    axis = slice_axis if slice_axis is not None else trained.record["data"].get("slice_axis")
+    options = DetectOptions(axis, confidence, overlap, per_slice)
+    truth = None if labels is None else Truth(labels, label_values(label))
+    jobs = find_jobs(images, None, channel)
+    sheet = _Sheet([job.name for job in jobs])
+    compute = trained.config.compute.model_copy(
+        update={"device": str(trained.device), "threads": threads, "precision": "no"}
+    )
+    with computing(compute), progress_bar() as bar:
+        task = bar.add_task("cases", total=len(jobs), note="")
+
+        def track(jobs: Iterable[Job]) -> Iterator[Job]:
+            for job in jobs:
+                bar.update(task, note=job.name)
+                yield job
+                bar.advance(task)
+
+        try:
+            rows = detect_files(trained, jobs, output, options, truth=truth, track=track, show=sheet.add)
+        finally:
+            sheet.write(output / "boxes.png")
+    _print(rows)
+    log.info("%d case(s) written to %s", len(jobs), output)
+
+
+class _Sheet:
+    """Collects a panel of some cases, evenly chosen, and draws them."""
+
+    def __init__(self, names: Sequence[str]) -> None:
+        step = max(1, -(-len(names) // _PICTURED))
+        self.names, self.panels = set(names[::step]), []
+
+    def add(self, case: Any) -> None:
+        from steadysam.report.boxpicture import box_panel
+
+        if case.name in self.names:
+            self.panels.append(box_panel(case))
+
+    def write(self, path: Path) -> None:
+        from steadysam.files import write_bytes
+        from steadysam.report.boxpicture import box_sheet
+
+        if self.panels:
+            write_bytes(path, box_sheet(self.panels))
+
+
+def _print(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from steadysam.report.table import shown
+
+    if not rows:
+        return
+    table = Table(box=None)
+    for place, name in enumerate(rows[0]):
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+    for row in rows:
+        table.add_row(*(value if isinstance(value, str) else shown(value) for value in row.values()))
+    Console(highlight=False, markup=False).print(table)

@@ -1,0 +1,87 @@
+"""Binary masks of several structures, put together into label maps."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import make_affine
+from steadysam.cli import app
+from steadysam.combining import Structure, combine_folders, combine_masks
+from steadysam.data.volumes import read_label_map, write_mask
+from steadysam.errors import BatchError, InputError, UsageError
+from steadysam.files import read_json
+from steadysam.types import Grid, Mask
+
+
+def grid(shape=(7, 5, 3), spacing=(1.5, 0.7, 4.0)) -> Grid:
+    return Grid(shape, make_affine(spacing, degrees=17), 2)
+
+
+def mask(*corner: int, on: Grid | None = None) -> Mask:
+    array = np.zeros((on or grid()).shape, bool)
+    array[corner[0] : corner[0] + 3, corner[1] : corner[1] + 2] = True
+    return Mask(array, on or grid())
+
+
+def folders(root: Path) -> list[Structure]:
+    for name, corner in (("a", (0, 0)), ("b", (2, 1))):
+        (root / name).mkdir()
+        for case in ("one", "two"):
+            write_mask(root / name / f"{case}.nii.gz", mask(*corner))
+    return [Structure("a", 3, root / "a"), Structure("b", 1, root / "b")]
+
+
+def test_the_first_structure_keeps_disputed_voxels():
+    first, second = mask(0, 0).array, mask(2, 1).array
+    labels, disputed = combine_masks([first, second], [3, 1])
+    assert disputed == int((first & second).sum()) == 3
+    assert (labels[first] == 3).all()
+    assert (labels[second & ~first] == 1).all()
+    assert not labels[~first & ~second].any()
+
+
+def test_folders_become_label_maps_on_the_same_grid(tmp_path):
+    record = combine_folders(folders(tmp_path), tmp_path / "out")
+    labels, found = read_label_map(tmp_path / "out" / "two.nii.gz")
+    assert sorted(np.unique(labels)) == [0, 1, 3]
+    np.testing.assert_allclose(found.affine, grid().affine, atol=1e-5)
+    assert record == read_json(tmp_path / "out" / "combined.json")
+    assert record["labels"] == {"a": 3, "b": 1}
+    assert record["cases"]["one"]["disputed_voxels"] == 3
+
+
+def test_a_case_that_cannot_be_combined_stops_no_other(tmp_path):
+    structures = folders(tmp_path)
+    (tmp_path / "b" / "one.nii.gz").unlink()
+    write_mask(tmp_path / "b" / "three.nii.gz", mask(0, 0, on=grid((7, 5, 4))))
+    write_mask(tmp_path / "a" / "three.nii.gz", mask(0, 0))
+    with pytest.raises(BatchError, match="2 cases could not be combined") as caught:
+        combine_folders(structures, tmp_path / "out")
+    assert caught.value.code == "COMBINE_FAILED"
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["combined.json", "two.nii.gz"]
+    failures = read_json(tmp_path / "out" / "combined.json")["failures"]
+    assert {name: error["code"] for name, error in failures.items()} == {
+        "one": "COMBINE_MISSING",
+        "three": "LABEL_GRID",
+    }
+
+
+def test_numbers_must_differ(tmp_path):
+    a, b = folders(tmp_path)
+    with pytest.raises(InputError, match="number of its own"):
+        combine_folders([a, Structure("b", 3, b.folder)], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_command(tmp_path, capsys):
+    folders(tmp_path)
+    app(
+        ["combine", f"3={tmp_path / 'a'}", f"1={tmp_path / 'b'}", "-o", str(tmp_path / "out")],
+        result_action="return_value",
+    )
+    assert "2 label maps" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="NAME=FOLDER"):
+        app(["combine", "a", "-o", str(tmp_path / "no")], result_action="return_value")
+    with pytest.raises(UsageError, match="data set"):
+        app(["combine", f"LV={tmp_path / 'a'}", "-o", str(tmp_path / "no")], result_action="return_value")

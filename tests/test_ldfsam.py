@@ -1,0 +1,223 @@
+"""LDFSAM: what each mode lets through, what is trained, and the structural checks of ldfsam.md 4."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from pydantic import ValidationError
+
+from steadysam.augment import AugmentConfig
+from steadysam.backbones import build_backbone
+from steadysam.backbones.rows import FeaturePrompts
+from steadysam.embeddings import EmbeddingCache
+from steadysam.loop import select_trainable
+from steadysam.losses import sam_med2d_terms
+from steadysam.methods import ldfsam
+from steadysam.methods.contract import Chance
+from steadysam.methods.ldfsam.config import Config
+from steadysam.methods.ldfsam.masks import MaskSamples, mask_losses, one_object
+from steadysam.methods.ldfsam.model import LdfSam, best_mask
+from steadysam.methods.slicewise import encode_stack, encoder_key, to_model
+from steadysam.types import SlicePoints
+from toycases import SIZE, small_case
+
+EMPTY = (SlicePoints.empty(),) * 3
+DETECTOR = {"image_size": 64}
+
+
+@pytest.fixture(params=["sam-test", "steadysam-test"])
+def name(request):
+    return request.param
+
+
+def settings(**more) -> Config:
+    return Config(**{"detector": DETECTOR, "channels": 16, **more})
+
+
+def build(name, config, seed=0) -> LdfSam:
+    torch.manual_seed(seed)
+    return ldfsam.build(config, build_backbone(name, SIZE, seed=0)).eval()
+
+
+def segmented(model, config, case=None):
+    case = case or small_case(*EMPTY)
+    return ldfsam.segment(model, config, case.stack, EMPTY, EmbeddingCache()).probability
+
+
+def shake(*parameters) -> None:
+    with torch.no_grad():
+        for parameter in parameters:
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(7)))
+
+
+def test_without_alpha_and_tokens_it_is_the_model_without_a_prompt(name):
+    config = settings(mode="D", alpha=0.0)
+    model = build(name, config)
+    stack = small_case(*EMPTY).stack
+    embeddings = encode_stack(model.sam, stack, EmbeddingCache(), encoder_key(model.sam)).float()
+    with torch.no_grad():
+        found = model.sam.decode_full(embeddings, EMPTY, features=FeaturePrompts(None, None))
+    expected = to_model(best_mask(*found)[0], SIZE).sigmoid().numpy()
+    np.testing.assert_array_equal(segmented(model, config), expected)
+    np.testing.assert_array_equal(segmented(build(name, settings(mode="none")), settings(mode="none")), expected)
+
+
+def test_each_mode_lets_its_own_prompts_through(name):
+    for mode, dense, sparse in (("SD", True, True), ("D", True, False), ("S", False, True)):
+        config = settings(mode=mode)
+        model = build(name, config)
+        before = segmented(model, config)
+        shake(*model.prompter.dense.parameters())
+        assert (np.abs(segmented(model, config) - before).max() > 1e-6) == dense, mode
+        model = build(name, config)
+        shake(*model.prompter.sparse.parameters())
+        assert (np.abs(segmented(model, config) - before).max() > 1e-6) == sparse, mode
+
+
+def test_the_detection_head_has_no_say_in_masks(name):
+    """No box is decoded on the way from features to a mask (ldfsam.md 4, check 3)."""
+    config = settings()
+    model = build(name, config)
+    before = segmented(model, config)
+    shake(*model.detector.head.parameters())
+    np.testing.assert_array_equal(segmented(model, config), before)
+    shake(*model.detector.neck.parameters())
+    assert np.abs(segmented(model, config) - before).max() > 0
+
+
+def gradients(model, config) -> dict[str, float]:
+    case = small_case(*EMPTY)
+    stage = ldfsam.stages(config)[-1]
+    select_trainable(model, stage)
+    batch = MaskSamples([case], config).batch([0, 1], Chance(0, "masks", 0, training=True))
+    torch.stack(list(mask_losses(model, batch, config).values())).sum().backward()
+    return {n: 0.0 if p.grad is None else float(p.grad.abs().sum()) for n, p in model.named_parameters()}
+
+
+def test_where_the_mask_loss_reaches(name):
+    config = settings()
+    model = build(name, config)
+    grown = gradients(model, config)
+    for part in (
+        "prompter.alpha",
+        "prompter.dense",
+        "prompter.sparse",
+        "prompter.mix",
+        "detector.neck",
+        "backbone.mask",
+    ):
+        assert any(value > 0 for n, value in grown.items() if n.startswith(part)), part
+    assert not any(value for n, value in grown.items() if n.startswith("detector.head"))
+    frozen = [n for n in grown if n.startswith("backbone.image_encoder.") and "lora_" not in n]
+    assert frozen
+    assert not any(grown[n] for n in frozen)
+
+
+def test_a_frozen_or_random_detector_stays_as_it_was(name):
+    for more in ({"tune_detector": False}, {"generator": "random"}):
+        config = settings(**more)
+        grown = gradients(build(name, config), config)
+        assert not any(value for n, value in grown.items() if n.startswith("detector."))
+        assert any(value for n, value in grown.items() if n.startswith("prompter."))
+
+
+def test_tuning_leaves_the_detectors_batch_statistics(name):
+    config = settings()
+    model = build(name, config)
+    before = {n: b.clone() for n, b in model.named_buffers()}
+    gradients(model, config)
+    moved = {n for n, b in model.named_buffers() if not torch.equal(b, before[n])}
+    assert moved
+    assert all(n.startswith("prompter.") for n in moved)
+
+
+def test_stages_follow_from_generator_and_mode():
+    def names(**more):
+        return [stage.name for stage in ldfsam.stages(settings(**more))]
+
+    taught = {"detector": {**DETECTOR, "teacher": "s", "distill": "ld"}}
+    assert names() == ["student", "masks"]
+    assert names(**taught) == ["teacher", "student", "masks"]
+    assert names(**taught, generator="teacher") == ["teacher", "masks"]
+    assert names(generator="random") == ["masks"]
+    assert names(mode="none") == ["masks"]
+    rates = {stage.name: stage.rate_factors for stage in ldfsam.stages(settings())}
+    assert rates["masks"] == {"detector.*": 0.1}
+    with pytest.raises(ValidationError, match="teacher"):
+        settings(generator="teacher")
+
+
+def test_release_drops_a_teacher_that_has_taught():
+    taught = {"detector": {**DETECTOR, "teacher": "s", "distill": "ld"}}
+    model = build("sam-test", settings(**taught))
+    assert any(n.startswith("teacher.") for n, _ in model.named_parameters())
+    model.release()
+    assert not any(n.startswith("teacher.") for n, _ in model.named_parameters())
+    prompting = build("sam-test", settings(**taught, generator="teacher"))
+    prompting.release()
+    assert prompting.source is prompting.teacher
+    assert prompting.detector is None
+
+
+def test_box_mode_without_a_detection_stays_empty(name):
+    config = settings(mode="box", detector={**DETECTOR, "confidence": 0.999})
+    assert segmented(build(name, config), config).max() == 0
+
+
+def test_box_mode_unites_the_masks_of_its_boxes(name):
+    config = settings(mode="box", detector={**DETECTOR, "confidence": 0.001, "overlap": 0.05})
+    model = build(name, config)
+    found = ldfsam.segment(model, config, small_case(*EMPTY).stack, EMPTY, EmbeddingCache())
+    boxes = found.notes["boxes"]
+    assert len(boxes) > 1
+    t, *box, _ = boxes[0]
+    embeddings = encode_stack(model.sam, small_case(*EMPTY).stack, EmbeddingCache(), encoder_key(model.sam)).float()
+    prompt = replace(SlicePoints.empty(), box=np.array(box, np.float32) - 0.5)
+    with torch.no_grad():
+        one = to_model(best_mask(*model.sam.decode_full(embeddings[[t]], [prompt]))[0], SIZE).sigmoid()[0].numpy()
+    assert (found.probability[t] >= one - 1e-4).all()
+
+
+def test_one_object_takes_a_component_and_its_box():
+    mask = np.zeros((12, 12), bool)
+    mask[1:4, 2:8] = True
+    mask[8:11, 5:7] = True
+    seen = set()
+    for seed in range(20):
+        part, row = one_object(mask, np.random.default_rng(seed), jitter=0.0)
+        seen.add(tuple(row.box))
+        assert part.sum() in (18, 6)
+    assert seen == {(1.5, 0.5, 7.5, 3.5), (4.5, 7.5, 6.5, 10.5)}
+    part, row = one_object(np.zeros((12, 12), bool), np.random.default_rng(0), 0.1)
+    assert not part.any()
+    assert tuple(row.box) == (-0.5, -0.5, 11.5, 11.5)
+
+
+def test_both_views_of_a_sample_move_together():
+    case = small_case(*EMPTY)
+    detail = np.repeat(np.repeat(case.stack.images, 2, axis=2), 2, axis=3)
+    case = replace(case, stack=replace(case.stack, detail=detail))
+    config = settings(augment=AugmentConfig(rotate_degrees=40, rotate_probability=1), detector={"image_size": SIZE * 2})
+    batch = MaskSamples([case], config).batch([0, 1, 2], Chance(3, "masks", 0, training=True))
+    shrunk = torch.nn.functional.avg_pool2d(batch.tensors["detail"], 2)[:, :1]
+    images = (batch.tensors["images"][:, :1] + 1) / 2
+    inner = (slice(None), slice(None), slice(8, -8), slice(8, -8))
+    assert (shrunk - images)[inner].abs().mean() < 0.05
+    plain = MaskSamples([case], config).batch([0, 1, 2], Chance(3, "masks", 0, training=False))
+    assert (batch.tensors["images"] - plain.tensors["images"]).abs().mean() > 0.05
+
+
+def test_the_loss_is_sam_med2ds_on_the_selected_mask(name):
+    config = settings(mode="none")
+    model = build(name, config)
+    case = small_case(*EMPTY)
+    batch = MaskSamples([case], config).batch([0, 1, 2], Chance(0, "masks", 0, training=False))
+    with torch.no_grad():
+        terms = mask_losses(model, batch, config)
+        embeddings = model.sam.encode(batch.tensors["images"])
+        logits, iou = best_mask(*model.sam.decode_full(embeddings, EMPTY, features=FeaturePrompts(None, None)))
+        expected = sam_med2d_terms(to_model(logits, SIZE)[:, None], iou, batch.tensors["masks"])
+    assert set(terms) == set(expected)
+    for key, value in terms.items():
+        assert float(value) == pytest.approx(float(expected[key].mean()), abs=1e-6)

@@ -1,0 +1,95 @@
+"""Figures of two things and tables of detectors, from stores made by hand."""
+
+from steadysam.report.benchmark import ablations, detection, grids
+from steadysam.report.benchmark.lines import facts_of, line_row, lines_of
+from steadysam.report.benchmark.pooling import read_store
+from steadysam.report.benchmark.tables import set_tables
+from stores import dices, put
+
+BARE = {"noise_model": None, "empty_slice_rule": None, "prompt_sources": [], "prompted": False, "group": "budgets"}
+
+
+def book_of(store):
+    return read_store(store, draws=50)
+
+
+def boxes(ap: float, *, found: int = 4, least: float = 0.25):
+    scores = {"AP50": ap, "AP75": ap / 2, "AP": ap / 4, "found": found, "true": 5, "least_score": least}
+    return {"raw": 0, "detection": scores}
+
+
+def test_numbers_make_lines_of_the_seeds_that_all_points_have(tmp_path):
+    for seed, (few, many) in enumerate([(0.2, 0.6), (0.4, 0.8)]):
+        put(tmp_path, "few", dices(few), seed=seed, figure="budget", x=10, column="A", **BARE)
+        put(tmp_path, "many", dices(many), seed=seed, column="", also=[_place("budget", 100, "A")], **BARE)
+    put(tmp_path, "other", dices(0.5), seed=0, figure="budget", x=100, column="B", **BARE)
+    book = book_of(tmp_path)
+    (grid,) = grids.grids_of(book)
+    assert grid.numeric
+    rows = grids.grid_rows(book, grid)
+    assert {(row["column"], row["x"], row["row"], row["dsc"]) for row in rows} == {
+        ("A", 10, "few", 0.2),
+        ("A", 100, "many", 0.6),
+        ("B", 100, "other", 0.5),
+    }
+    assert {row["seeds"] for row in rows} == {"0"}, "the other row has but one"
+    assert grids.draw_grid(grid, rows)[:4] == b"\x89PNG"
+    assert ablations.ablations_of(book) == [], "a place with a column is no ablation"
+
+
+def test_words_make_a_table_with_a_dash_for_what_is_missing(tmp_path):
+    put(tmp_path, "S, n", dices(0.5, 0.7), figure="form", x="S", column="n", **BARE)
+    put(tmp_path, "S, x", dices(0.8, 0.8), figure="form", x="S", column="x", **BARE)
+    put(tmp_path, "D, n", dices(0.9, 0.9), figure="form", x="D", column="n", **BARE)
+    book = book_of(tmp_path)
+    (grid,) = grids.grids_of(book)
+    assert not grid.numeric
+    table = grids.grid_table(grid, grids.grid_rows(book, grid), "LV")
+    assert list(table.columns.values()) == ["form", "n: DSC (95 %)", "IoU", "x: DSC (95 %)", "IoU"]
+    cells = [[text for text, _ in row] for row in table.cells()]
+    assert cells[0][0] == "D", "the order is that of the rows"
+    assert cells[0][1].startswith("0.900 (")
+    assert cells[0][3:] == ["–", "–"]
+    assert cells[1][1].startswith("0.600 (")
+    assert cells[1][4] == "0.667"
+
+
+def test_a_row_stands_in_every_figure_that_it_names(tmp_path):
+    put(tmp_path, "none", dices(0.5), figure="distillation", x="none", **BARE)
+    also = [_place("distillation", "LD", ""), _place("form", "SD", "n")]
+    put(tmp_path, "LD", dices(0.6), also=also, **BARE)
+    book = book_of(tmp_path)
+    (ablation,) = ablations.ablations_of(book)
+    assert [x for x, _ in ablation.points["LV"]] == ["LD", "none"]
+    assert [grid.name for grid in grids.grids_of(book)] == ["form"]
+
+
+def test_detectors_are_means_over_seeds_with_the_least_score_beside(tmp_path):
+    for seed, ap in enumerate((0.4, 0.8)):
+        put(tmp_path, "yolo", dices(0.5), seed=seed, pixel_accuracy=ap, **BARE, evidence=boxes(ap))
+    put(tmp_path, "masks", dices(0.5), **BARE)
+    book = book_of(tmp_path)
+    (row,) = detection.detection_rows(book)
+    assert (row["row"], row["seeds"], row["found"], row["true"]) == ("yolo", "0, 1", 8, 10)
+    assert (round(row["AP50"], 6), row["AP50_low"], row["AP50_high"], round(row["AP"], 6)) == (0.6, 0.4, 0.8, 0.15)
+    table = detection.detection_table([row], "LV")
+    assert table.rows[0]["AP50 range"] == "0.400–0.800"
+    assert table.rows[0]["least_score"] == 0.25
+    lines = {line.row: line_row(book, line, "LV") for line in lines_of(book, "noisy")}
+    assert round(lines["yolo"]["AP50"], 6) == round(lines["yolo"]["pixel_accuracy"], 6) == 0.6
+    assert "AP50" not in lines["masks"]
+
+
+def test_nothing_is_said_of_prompts_that_nobody_has(tmp_path):
+    put(tmp_path, "LDFSAM", dices(0.5), **BARE)
+    put(tmp_path, "truth", dices(0.9), prompts="boxes", oracle=True, group="oracle", noise_model="boxes")
+    book = book_of(tmp_path)
+    told = facts_of(book.pools["LV", "noisy", "LDFSAM"])
+    assert {told[key] for key in ("prompt_source", "points", "prompt_seeds", "noise_model", "prompt_hash")} == {None}
+    table = set_tables(book, "noisy").details["LV"]
+    assert table.caption.startswith("No prompts. Of all rows: ")
+    assert not {"noise", "empty slices"} & set(table.columns.values())
+
+
+def _place(figure, x, column):
+    return {"figure": figure, "x": x, "column": column}
