@@ -303,3 +303,18 @@ def test_names_become_files_and_tables_are_merged():
     assert slug("SPD, empty -> mask (τ)") == "SPD-empty-mask"
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
     assert nested("a.b", 1) == {"a": {"b": 1}}
+
+
+def test_the_untrained_selves_of_rows_are_scored_elsewhere(store, tmp_path):
+    suite, folders = read_suite(store[0]), Folders(store[2].resolve(), tmp_path / "work", tmp_path / "floor")
+    wanted = Options(rows=("SPD", "Local"), prompts=("noisy",), untrained=True)
+    work = Work(seeds=(0,))
+    assert progress(suite, folders.store, work, wanted) == (0, 2)
+    bench(suite, folders, work, wanted)
+    found = cells(folders.store)
+    assert sorted((cell.row, cell.prompts) for cell in found) == [("Local", "noisy"), ("SPD", "noisy")]
+    record = read_json(folders.store / "runs" / "blob-s0-spd.json")
+    assert {name: stage["epochs"] for name, stage in record["stages"].items()} == {"saliency": 0, "decoder": 0}
+    assert not (folders.store / "sweep").exists()
+    with pytest.raises(ConfigError, match="no prompt set"):
+        bench(suite, folders, work, Options(prompts=("loud",)))

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.checkpoints import load_into, save_tensors
@@ -115,3 +116,15 @@ def test_a_run_starts_from_the_teacher_of_another(toy_dataset, taught, tmp_path)
     assert {path.stem for path in (folder / "checkpoints").glob("*.json")} == {"student"}
     weights = load_run(folder, "cpu").model.state_dict()
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_the_teachers_own_boxes():
+    config = Config(detector={"image_size": 64, "teacher": "s", "confidence": 0.001}, generator="teacher")
+    torch.manual_seed(0)
+    model = method.build(config, None).eval()
+    model.release()
+    assert model.detector is None
+    assert model.source is model.teacher
+    assert [stage.name for stage in method.stages(config)] == ["teacher"]
+    with pytest.raises(ValidationError, match="teacher"):
+        Config(generator="teacher")

@@ -45,14 +45,26 @@ class Options:
     Args:
         redo: make stale cells again instead of refusing them.
         device: instead of the suite's.
-        rows: only these rows; () means all.
+        rows, prompts: only these rows and prompt sets; () means all.
         rates: run -> learning rate chosen by the sweep.
+        untrained: every run stays as it was before its first step, a floor for the trained one.
     """
 
     redo: bool = False
     device: str | None = None
     rows: tuple[str, ...] = ()
+    prompts: tuple[str, ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
+    untrained: bool = False
+
+    def takes(self, suite: Suite, row: str) -> bool:
+        """Whether a row is wanted; nnU-Net, which is called from outside, has no untrained self."""
+        outside = suite.runs[suite.rows[row].run].nnunet is not None
+        return row in (self.rows or suite.rows) and not (self.untrained and outside)
+
+    def prompt_sets(self, suite: Suite, row: str, target: str, seed: int) -> list[str]:
+        """The prompt sets of a row that are wanted."""
+        return [name for name in suite.prompts_of(row, target, seed) if name in (self.prompts or suite.prompts)]
 
 
 @dataclass(eq=False)
@@ -73,8 +85,8 @@ class Group:
     @property
     def rows(self) -> list[str]:
         """The rows that are scored with this seed."""
-        wanted = self.options.rows or tuple(self.suite.rows)
-        return [row for row in self.suite.rows if row in wanted and self.seed in self.suite.seeds_of(row)]
+        wanted = [row for row in self.suite.rows if self.options.takes(self.suite, row)]
+        return [row for row in wanted if self.seed in self.suite.seeds_of(row)]
 
     def config(self, run: str) -> RunConfig:
         """The configuration of a run; what all runs share, then what the run says."""
@@ -105,7 +117,8 @@ class Group:
             values["compute"]["device"] = self.options.device
         if spec.start is not None:
             values["start"] = {"run": str(self.folder / slug(spec.start)), "skip": list(spec.skip)}
-        return make_config(values)
+        config = make_config(values)
+        return config.model_copy(update={"method": without_epochs(config.method)}) if self.options.untrained else config
 
     def _budget(self, data: dict[str, Any]) -> dict[str, Any]:
         """A share of the training patients is drawn with the seed of the group; with all of them nothing is said."""
@@ -228,6 +241,14 @@ def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]
     kept = ("method", "weights_sha256", "parameters", "stages", "threads", "versions")
     facts = {key: record[key] for key in kept if key in record}
     return {"target": target, "seed": seed, "run": run, **facts, "seconds": seconds, "curves": curves}
+
+
+def without_epochs(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a method whose stages all have no epoch."""
+    return {
+        key: without_epochs(value) if isinstance(value, Mapping) else 0 if key == "epochs" else value
+        for key, value in settings.items()
+    }
 
 
 def nested(path: str, value: Any) -> dict[str, Any]:

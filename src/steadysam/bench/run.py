@@ -61,11 +61,10 @@ def progress(suite: Suite, store: Path, work: Work, options: Options) -> tuple[i
     """Cells that are there, and cells that this call is to make in all."""
     done = total = 0
     for target, seed in jobs_of(suite, work):
-        for row in options.rows or tuple(suite.rows):
-            if seed in suite.seeds_of(row):
-                paths = [
-                    cell_path(store, target, seed, row, prompts) for prompts in suite.prompts_of(row, target, seed)
-                ]
+        for row in suite.rows:
+            if options.takes(suite, row) and seed in suite.seeds_of(row):
+                sets = options.prompt_sets(suite, row, target, seed)
+                paths = [cell_path(store, target, seed, row, prompts) for prompts in sets]
                 total += len(paths)
                 done += sum(path.exists() for path in paths)
     return done, total
@@ -99,11 +98,12 @@ def bench(
         ConfigError: `BENCH_UNKNOWN`.
         BatchError: `BENCH_FAILED` at the end if cells failed; the others are written, and `failures.json` says why.
     """
-    for row in options.rows:
-        if row not in suite.rows:
-            raise ConfigError("BENCH_UNKNOWN", f"the suite has no row {row!r}", expected=", ".join(suite.rows))
+    for kind, wanted, known in (("row", options.rows, suite.rows), ("prompt set", options.prompts, suite.prompts)):
+        for name in wanted:
+            if name not in known:
+                raise ConfigError("BENCH_UNKNOWN", f"the suite has no {kind} {name!r}", expected=", ".join(known))
     groups = jobs_of(suite, work)
-    needed = runs_of(suite, options.rows or tuple(suite.rows))
+    needed = set() if options.untrained else runs_of(suite, options.rows or tuple(suite.rows))
     sweeps = [(run, target) for run in swept_runs(suite) if run in needed for target in suite.sweep.targets]
     for line in _each(partial(_sweep, suite, folders, options), sweeps[work.part :: work.parts], work):
         tell(line)

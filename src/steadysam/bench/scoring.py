@@ -35,7 +35,7 @@ def score_group(group: Group, tell: Callable[[str], None]) -> list[dict[str, Any
     """
     failures: list[dict[str, Any]] = []
     for row in group.rows:
-        for prompts in group.suite.prompts_of(row, group.target, group.seed):
+        for prompts in group.options.prompt_sets(group.suite, row, group.target, group.seed):
             place = f"{group.target}, seed {group.seed}: {row}, {prompts}"
             try:
                 with computing(group.config(group.suite.rows[row].run).compute):

@@ -19,11 +19,13 @@ def bench(
     work: Path | None = None,
     targets: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     rows: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    prompts: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
     workers: int = 1,
     devices: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     part_id: int = 0,
     num_parts: int = 1,
+    untrained: Annotated[bool, Parameter(negative="")] = False,
     redo: Annotated[bool, Parameter(negative="")] = False,
     dry_run: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -57,6 +59,8 @@ def bench(
         Only these targets.
     rows
         Only these rows.
+    prompts
+        Only these prompt sets.
     seeds
         Only these seeds.
     workers
@@ -67,6 +71,9 @@ def bench(
         Which part of the work this call does, from 0.
     num_parts
         How many calls share the work.
+    untrained
+        Train nothing: every row with the weights that it starts from, which its trained self has to beat. Use another
+        -o and --work than for the suite itself.
     redo
         Make cells again that were made with other settings; without it they are refused.
     dry_run
@@ -81,7 +88,7 @@ def bench(
     store = output.resolve()
     folders = Folders(data.resolve(), (work or store / "work").resolve(), store)
     share = Work(targets, seeds, workers, devices, part_id, num_parts)
-    options = Options(redo=redo, rows=rows)
+    options = Options(redo=redo, rows=rows, prompts=prompts, untrained=untrained)
     done, total = progress(read, store, share, options)
     log.info("%s: %d of %d cells are there", read.name, done, total)
     if not dry_run:

@@ -7,10 +7,11 @@ that runs can start from one another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import model_validator
 from torch import nn
 
 from steadysam.detection.average_precision import FoundBoxes
@@ -31,9 +32,20 @@ TRAITS = Traits(points=False, backbone=False)
 
 
 class Config(FrozenConfig):
-    """The detector, its training and its distillation."""
+    """The detector, its training and its distillation.
+
+    Args:
+        generator: whose boxes are asked for; with `teacher` there is no student.
+    """
 
     detector: DetectorConfig = DetectorConfig()
+    generator: Literal["student", "teacher"] = "student"
+
+    @model_validator(mode="after")
+    def _teacher_exists(self) -> Config:
+        if self.generator == "teacher" and not self.detector.teacher:
+            raise ValueError("generator = 'teacher' needs detector.teacher, the teacher's size")
+        return self
 
     @property
     def detail_size(self) -> int:
@@ -44,24 +56,32 @@ class Config(FrozenConfig):
 class DetectorModel(nn.Module):
     """Parameters lie below `detector.` and, until it has taught, `teacher.`."""
 
-    def __init__(self, config: DetectorConfig) -> None:
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.detector = Detector(config.size)
-        self.teacher = Detector(config.teacher) if config.teacher else None
+        self.generator, size = config.generator, config.detector.teacher
+        self.detector = Detector(config.detector.size) if config.generator == "student" else None
+        self.teacher = Detector(size) if size else None
+
+    @property
+    def source(self) -> Detector:
+        """The one whose boxes are asked for."""
+        return cast(Detector, self.detector if self.generator == "student" else self.teacher)
 
     def release(self) -> None:
-        """Drop the teacher: no boxes of it are asked for."""
-        self.teacher = None
+        """Drop a teacher of which no boxes are asked for."""
+        if self.generator == "student":
+            self.teacher = None
 
 
 def build(config: Config, backbone: None) -> DetectorModel:
     """The networks, from random weights."""
-    return DetectorModel(config.detector)
+    return DetectorModel(config)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """The teacher, if there is one, then the student."""
-    return detector_stages(config.detector)
+    found = detector_stages(config.detector)
+    return found if config.generator == "student" else found[:1]
 
 
 def segment(
@@ -71,7 +91,7 @@ def segment(
 
     Boxes below `confidence` count, too, as low probabilities; `notes["boxes"]` has those above.
     """
-    found = detect_stack(cast(DetectorModel, model).detector, stack, config.detector, LOWEST_SCORE)
+    found = detect_stack(cast(DetectorModel, model).source, stack, config.detector, LOWEST_SCORE)
     probability = np.stack([covered(here, stack.preprocess.size) for here in found])
     sure = [above(here, config.detector.confidence) for here in found]
     return Segmentation(probability, notes={"boxes": box_rows(sure)})
