@@ -86,7 +86,7 @@ def table(found: dict[str, dict[str, list[float]]]) -> str:
     """Markdown: a line per target, a column per distillation; mean over seeds and their range."""
     text = [
         "Mean KL(teacher || student) per edge of a box on the test slices that hold the target, at temperature 1, over",
-        "the locations that the task-aligned assigner gives to objects; in brackets the range over seeds. Lower is nearer.",
+        "the locations that the task-aligned assigner gives to objects; in brackets the range over seeds.",
         "",
         "| target | " + " | ".join(RUNS.values()) + " | seeds |",
         "|" + "---|" * (len(RUNS) + 2),

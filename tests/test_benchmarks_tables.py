@@ -1,0 +1,59 @@
+"""Tables of benchmarks/ that stand beside the report: trained rows against their floors, students against a teacher."""
+
+import importlib
+import sys
+from pathlib import Path
+
+import pytest
+
+from stores import case, dices, put, scored
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.fixture(params=["floor", "agreement"])
+def script(request, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(request.param)
+
+
+def script_of(name, monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    return importlib.import_module(name)
+
+
+def test_rows_that_do_not_beat_a_floor_come_first(tmp_path, monkeypatch):
+    floor = script_of("floor", monkeypatch)
+    trained, untrained = tmp_path / "trained", tmp_path / "untrained"
+    put(trained, "good", dices(0.8, 0.6))
+    put(untrained, "good", dices(0.1, 0.3))
+    put(trained, "lazy", dices(0.4, 0.4))
+    put(untrained, "lazy", dices(0.5, 0.3))
+    empty = [case("c0", [scored(0.5), scored(0.0, empty=True), scored(0.0, empty=True)])]
+    put(trained, "loud", empty)  # one slice of three: an empty prediction has 2/3
+    put(untrained, "loud", [case("c0", [scored(0.1), scored(0.0, empty=True), scored(0.0, empty=True)])])
+    put(trained, "frozen", dices(0.1), training_seed=None)
+    put(untrained, "frozen", dices(0.1), training_seed=None)
+    monkeypatch.setattr(sys, "argv", ["floor.py", str(trained), str(untrained), "-o", str(tmp_path / "table.md")])
+    floor.main()
+    text = (tmp_path / "table.md").read_text("utf-8")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| ")][1:]
+    assert [row[0].strip("| ") for row in rows] == ["lazy", "loud", "good"]
+    assert "2 of 3 trained rows" in text
+    assert rows[0][4:7] == ["0.400", "0.400", "0.000"]
+    assert rows[1][4:7] == ["0.167", "0.033", "0.667"]
+    assert rows[2][-1].startswith("yes")
+
+
+def test_the_table_of_agreement(monkeypatch):
+    agreement = script_of("agreement", monkeypatch)
+    text = agreement.table({"A": {run: [1.0, 3.0] for run in agreement.RUNS}})
+    assert "| A | 2.000 (1.000 to 3.000) |" in text
+    assert text.rstrip().endswith("| 2 |")
+
+
+def test_the_scripts_say_what_they_do(script, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", [script.__name__, "--help"])
+    with pytest.raises(SystemExit, match="0"):
+        script.main()
+    assert "python benchmarks/" in capsys.readouterr().out
