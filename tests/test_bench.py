@@ -296,7 +296,7 @@ def test_a_point_is_true_where_its_pixel_is():
 def test_noise_is_said_in_words():
     meta = {"simulator": "paper", "options": {"empty_rule": "matched", "k": 8}}
     assert noise_model(meta) == "paper: in-mask point and 2-5 uniform points (k 8)"
-    assert noise_model({**meta, "corruption": "jitter", "severity": 0.5}).endswith("; jitter 0.5")
+    assert str(noise_model({**meta, "corruption": "jitter", "severity": 0.5})).endswith("; jitter 0.5")
 
 
 def test_names_become_files_and_tables_are_merged():

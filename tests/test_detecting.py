@@ -168,14 +168,14 @@ def test_terms(distill, extra, region):
     torch.stack(list(terms.values())).sum().backward()
     assert model.teacher is not None
     assert all(p.grad is None for p in model.teacher.parameters())
-    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.detector.parameters())
+    assert any(p.grad is not None and p.grad.abs().max() > 0 for p in model.source.parameters())
 
 
 def test_gains_weigh_the_terms():
     model, batch = build(TAUGHT).eval(), a_batch()
-    plain = detector_losses(model.detector, batch, TAUGHT, model.teacher)
+    plain = detector_losses(model.source, batch, TAUGHT, model.teacher)
     gains = {"box": 2.0, "main_gain": 3.0, "vlr_gain": 0.0}
-    other = detector_losses(model.detector, batch, TAUGHT.model_copy(update=gains), model.teacher)
+    other = detector_losses(model.source, batch, TAUGHT.model_copy(update=gains), model.teacher)
     assert torch.isclose(other["box"], plain["box"] * 2 / 7.5)
     assert torch.isclose(other["ld_main"], plain["ld_main"] * 2)
     assert other["ld_vlr"] == 0
@@ -186,14 +186,14 @@ def test_the_teacher_is_in_eval_mode_and_stays_as_it_is():
     model = build(TAUGHT).train()
     assert model.teacher is not None
     before = {name: tensor.clone() for name, tensor in model.teacher.state_dict().items()}
-    detector_losses(model.detector, a_batch(), TAUGHT, model.teacher)
+    detector_losses(model.source, a_batch(), TAUGHT, model.teacher)
     assert not model.teacher.training
     assert all(torch.equal(before[name], tensor) for name, tensor in model.teacher.state_dict().items())
 
 
 def test_a_student_equal_to_its_teacher_has_nothing_to_learn():
     model = build(TAUGHT).eval()
-    terms = detector_losses(model.detector, a_batch(), TAUGHT, model.detector)
+    terms = detector_losses(model.source, a_batch(), TAUGHT, model.source)
     assert terms["ld_main"].abs() < 1e-6
     assert terms["ld_vlr"].abs() < 1e-6
 

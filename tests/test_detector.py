@@ -119,7 +119,7 @@ def test_a_run_starts_from_the_teacher_of_another(toy_dataset, taught, tmp_path)
 
 
 def test_the_teachers_own_boxes():
-    config = Config(detector={"image_size": 64, "teacher": "s", "confidence": 0.001}, generator="teacher")
+    config = Config(detector=DetectorConfig(image_size=64, teacher="s", confidence=0.001), generator="teacher")
     torch.manual_seed(0)
     model = method.build(config, None).eval()
     model.release()

@@ -8,8 +8,10 @@ import torch
 from pydantic import ValidationError
 
 from steadysam.augment import AugmentConfig
-from steadysam.backbones import build_backbone
+from steadysam.backbones import BACKBONES, build_backbone
+from steadysam.backbones.configure import empty_model, sam_config
 from steadysam.backbones.rows import FeaturePrompts
+from steadysam.backbones.sam import SamBackbone
 from steadysam.embeddings import EmbeddingCache
 from steadysam.loop import select_trainable
 from steadysam.losses import sam_med2d_terms
@@ -45,6 +47,10 @@ def segmented(model, config, case=None):
     return ldfsam.segment(model, config, case.stack, EMPTY, EmbeddingCache()).probability
 
 
+def part(model, name):
+    return model.get_submodule(name)
+
+
 def shake(*parameters) -> None:
     with torch.no_grad():
         for parameter in parameters:
@@ -68,10 +74,10 @@ def test_each_mode_lets_its_own_prompts_through(name):
         config = settings(mode=mode)
         model = build(name, config)
         before = segmented(model, config)
-        shake(*model.prompter.dense.parameters())
+        shake(*part(model, "prompter.dense").parameters())
         assert (np.abs(segmented(model, config) - before).max() > 1e-6) == dense, mode
         model = build(name, config)
-        shake(*model.prompter.sparse.parameters())
+        shake(*part(model, "prompter.sparse").parameters())
         assert (np.abs(segmented(model, config) - before).max() > 1e-6) == sparse, mode
 
 
@@ -80,9 +86,9 @@ def test_the_detection_head_has_no_say_in_masks(name):
     config = settings()
     model = build(name, config)
     before = segmented(model, config)
-    shake(*model.detector.head.parameters())
+    shake(*part(model, "detector.head").parameters())
     np.testing.assert_array_equal(segmented(model, config), before)
-    shake(*model.detector.neck.parameters())
+    shake(*part(model, "detector.neck").parameters())
     assert np.abs(segmented(model, config) - before).max() > 0
 
 
@@ -179,6 +185,11 @@ def test_box_mode_unites_the_masks_of_its_boxes(name):
     assert (found.probability[t] >= one - 1e-4).all()
 
 
+def corners(row: SlicePoints) -> tuple[float, ...]:
+    assert row.box is not None
+    return tuple(row.box.tolist())
+
+
 def test_one_object_takes_a_component_and_its_box():
     mask = np.zeros((12, 12), bool)
     mask[1:4, 2:8] = True
@@ -186,12 +197,12 @@ def test_one_object_takes_a_component_and_its_box():
     seen = set()
     for seed in range(20):
         part, row = one_object(mask, np.random.default_rng(seed), jitter=0.0)
-        seen.add(tuple(row.box))
+        seen.add(corners(row))
         assert part.sum() in (18, 6)
     assert seen == {(1.5, 0.5, 7.5, 3.5), (4.5, 7.5, 6.5, 10.5)}
     part, row = one_object(np.zeros((12, 12), bool), np.random.default_rng(0), 0.1)
     assert not part.any()
-    assert tuple(row.box) == (-0.5, -0.5, 11.5, 11.5)
+    assert corners(row) == (-0.5, -0.5, 11.5, 11.5)
 
 
 def test_both_views_of_a_sample_move_together():
@@ -221,3 +232,19 @@ def test_the_loss_is_sam_med2ds_on_the_selected_mask(name):
     assert set(terms) == set(expected)
     for key, value in terms.items():
         assert float(value) == pytest.approx(float(expected[key].mean()), abs=1e-6)
+
+
+def test_published_size_of_the_whole():
+    """ldfsam.md 4.1: 274.5 M with SAM-Med2D at 256 px, of which the prompt branch, detector included, is 3.3 M."""
+    spec = BACKBONES["sam-med2d"]
+    with torch.device("meta"):
+        sam = SamBackbone(empty_model(sam_config(spec.architecture, 256)), spec.name, spec.architecture)
+        model = LdfSam(Config(adapt="adapters"), sam)
+        branch = [p.numel() for n, p in model.named_parameters() if not n.startswith("backbone.")]
+        assert sum(branch) == pytest.approx(3.3e6, abs=0.05e6)
+        assert sum(p.numel() for p in model.parameters()) == pytest.approx(274.5e6, abs=0.1e6)
+        features = model.prompts(torch.zeros(2, 3, 640, 640))
+    assert features.sparse is not None
+    assert features.dense is not None
+    assert features.sparse.shape == (2, 1, 256)
+    assert features.dense.shape == (2, 256, 16, 16)
