@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -219,6 +220,20 @@ def test_another_image_prompts_where_the_row_says_so(store, data):
     assert isinstance(segmenter, RowSegmenter)
     assert segmenter._next(names[0]) is group.test[1][1]
     assert segmenter._next(names[-1]) is group.test[0][1]
+    for numbers, at, expected in (("0011", 0, 2), ("0011", 2, 0), ("0010", 3, 2)):
+        segmenter.group = group_with_patients(store, data, numbers)
+        assert segmenter._next(names[at]) is segmenter.group.test[expected][1], "not of the same patient"
+    segmenter.group = group_with_patients(store, data, "0000")
+    with pytest.raises(ConfigError, match="DETAIL_ONE_PATIENT"):
+        segmenter._next(names[0])
+
+
+def group_with_patients(store, data, numbers: str) -> Group:
+    """The group, but with test cases of these patients."""
+    group = group_of(store, data)
+    cases = [(replace(case, patient=p), *rest) for p, (case, *rest) in zip(numbers, group.test, strict=True)]
+    group.__dict__["test"] = cases
+    return group
 
 
 def test_a_detector_has_average_precision_and_the_rows_settings(store):
@@ -289,6 +304,8 @@ def test_the_suites_of_detectors_train_each_stage_once_on_one_budget(request, tm
         for stage in (found[key] for key in left & {"masks", "tuning"} if not spec.data):
             cost = stage.settings
             budgets.add((cost.epochs, cost.batch_size, cost.slices_per_epoch, cost.schedule, cost.warmup_steps))
+        for stage in (found[key] for key in left):
+            assert stage.settings.early_stop >= stage.settings.epochs, f"{run}: its budget is cut short"
         if config.method_name == "ldfsam":
             assert found["masks"].settings.learning_rate == 3e-3, "all variants take the rate that was chosen for one"
     assert len(budgets) == 1

@@ -105,8 +105,11 @@ def test_options_beat_the_run():
     changed = detector_of(run, DetectOptions(confidence=0.1, overlap=0.5))[1]
     assert (changed.confidence, changed.overlap) == (0.1, 0.5)
     assert run.settings == Config(detector=DetectorConfig(image_size=64, confidence=0.4))
+    assert detector_of(run, DetectOptions(overlap=1.0))[1].overlap == 1.0, "nothing is suppressed"
     with pytest.raises(ConfigError, match="confidence"):
         detector_of(run, DetectOptions(confidence=1.5))
+    with pytest.raises(ConfigError, match="overlap is a share.*more than 0"):
+        detector_of(run, DetectOptions(overlap=0.0))
 
 
 def test_a_run_without_a_detector():

@@ -114,6 +114,16 @@ def test_an_untrained_detector_is_not_blind():
     assert {norm.momentum for norm in norms} == {0.03}
 
 
+def test_no_level_of_an_untrained_detector_drowns_the_others():
+    """On smooth images, as pictures are; with the statistics of white noise P5 would be 4 times P3, all above 100."""
+    torch.manual_seed(0)
+    ramp = torch.linspace(0, 1, 160)
+    images = torch.stack([ramp.expand(3, 160, 160), (ramp[:, None] * ramp).expand(3, 160, 160)])
+    p3, p4, p5 = (float(level.detach().std()) for level in untrained_detector("n").features(images))
+    assert max(p3, p4, p5) < 3 * min(p3, p4, p5)
+    assert 1 < p3 < 100
+
+
 def test_validation_sees_what_the_loss_cannot():
     """A network whose boxes are all far off has hardly any loss, and the worst average precision."""
     detector, batch = Detector("n").eval(), a_batch()

@@ -79,9 +79,11 @@ def detector_of(run: Run, options: DetectOptions = DetectOptions()) -> tuple[Det
             fix="train one: steadysam train DATASET --method detector -o RUN",
         )
     changes = {"confidence": options.confidence, "overlap": options.overlap}
-    for name, value in changes.items():
-        if value is not None and not (LOWEST_SCORE if name == "confidence" else 0) <= value < 1:
-            raise ConfigError("CONFIG_VALUE", f"{name} is a share", seen=value, expected=f"from {LOWEST_SCORE} to 1")
+    if (least := options.confidence) is not None and not LOWEST_SCORE <= least < 1:
+        expected = f"from {LOWEST_SCORE} to less than 1"
+        raise ConfigError("CONFIG_VALUE", "confidence is a share", seen=least, expected=expected)
+    if options.overlap is not None and not 0 < options.overlap <= 1:
+        raise ConfigError("CONFIG_VALUE", "overlap is a share", seen=options.overlap, expected="more than 0, up to 1")
     return found, config.model_copy(update={name: value for name, value in changes.items() if value is not None})
 
 

@@ -141,9 +141,23 @@ class RowSegmenter:
         return result.mask, prompts, result
 
     def _next(self, case: str) -> Volume:
-        """The image of the next test case, the first one's for the last."""
-        names = [known.name for known, _, _ in self.group.test]
-        return self.group.test[(names.index(case) + 1) % len(names)][1]
+        """The image of the next test case of another patient, from the first one on behind the last.
+
+        A patient's own next picture would show nearly the same.
+
+        Raises:
+            ConfigError: `DETAIL_ONE_PATIENT`.
+        """
+        cases = self.group.test
+        here = [known.name for known, _, _ in cases].index(case)
+        for known, volume, _ in (*cases[here + 1 :], *cases[:here]):
+            if known.patient != cases[here][0].patient:
+                return volume
+        raise ConfigError(
+            "DETAIL_ONE_PATIENT",
+            'detail_from = "another" needs a test case of another patient',
+            seen=f"patient {cases[here][0].patient} only",
+        )
 
 
 def empty_mask(volume: Volume) -> Mask:

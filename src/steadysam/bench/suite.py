@@ -161,7 +161,7 @@ class RowSpec(FrozenConfig):
         column: the line of the figure that it is a point of; with words as x, the column of a table instead.
         also: further figures that it is a point of.
         detail_from: `another` takes the images at the second size, of which a method such as LDFSAM makes its prompts,
-            from the next test case: a control that tells what prompts contribute.
+            from the next test case of another patient: a control that tells what prompts contribute.
         seeds: as for runs.
     """
 

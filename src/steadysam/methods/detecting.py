@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from pydantic import Field, model_validator
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from steadysam.detection.assign import Truth
 from steadysam.detection.average_precision import FoundBoxes, average_precision_summary
@@ -105,11 +106,12 @@ class DetectorConfig(MosaicConfig):
 
 
 def untrained_detector(size: Size) -> Detector:
-    """A detector of random weights that is to stay so, with the batch statistics of noise: a control.
+    """A detector of random weights that is to stay so, with the batch statistics of clouds: a control.
 
     With the usual 0 and 1 the signal of a fresh network dies out on the way (P5 varies by 1e-9), and its features would
-    be the same for every image. Not a start for training: the statistics lag behind the weights, and the network in
-    eval mode overflows for a while.
+    be the same for every image. With those of white noise, which has little of the low frequencies of a picture, it
+    grows a thousandfold, P5 the most, and a mix of the three would be P5 alone. Not a start for training: the
+    statistics lag behind the weights, and the network in eval mode overflows for a while.
     """
     detector = Detector(size)
     norms = [module for module in detector.modules() if isinstance(module, nn.BatchNorm2d)]
@@ -117,10 +119,16 @@ def untrained_detector(size: Size) -> Detector:
     for norm in norms:
         norm.momentum = None  # the plain mean over batches, here of one
     with torch.no_grad():
-        detector.train()(torch.rand(4, 3, 64, 64))
+        detector.train()(_clouds())
     for norm, value in zip(norms, momentum, strict=True):
         norm.momentum = value
     return detector.eval()
+
+
+def _clouds() -> Tensor:
+    """(4, 3, 160, 160) in [0, 1]: noise of three scales, with about as much of each as a picture has."""
+    planes = [torch.rand(4, 3, side, side) for side in (3, 10, 40)]
+    return torch.stack([F.interpolate(p, (160, 160), mode="bilinear", align_corners=False) for p in planes]).mean(0)
 
 
 def detector_stages(config: DetectorConfig, detector: str = "detector", teacher: str = "teacher") -> tuple[Stage, ...]:
