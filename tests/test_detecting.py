@@ -72,7 +72,7 @@ def test_the_recipe():
     assert (config.scale, config.translate, config.flip, config.min_area) == (0.5, 0.1, 0.5, 16.0)
     assert (config.confidence, config.overlap) == (0.25, 0.7)
     for stage in (config.teacher_stage, config.student_stage):
-        assert (stage.optimizer, stage.learning_rate, stage.momentum) == ("sgd", 0.01, 0.937)
+        assert (stage.optimizer, stage.learning_rate, stage.momentum) == ("sgd", 0.01 * 16, 0.937)
         assert (stage.weight_decay, stage.schedule, stage.epochs, stage.batch_size) == (5e-4, "linear", 100, 16)
     assert config.detail_size == 640
 

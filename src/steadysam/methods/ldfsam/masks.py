@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from scipy.ndimage import label
 from torch import Tensor
 
 from steadysam.augment import IDENTITY, draw
@@ -69,17 +70,16 @@ def one_object(
 ) -> tuple[NDArray[np.bool_], SlicePoints]:
     """One component of (S, S), by chance, and its box with every side moved by up to `jitter` of the box's side.
 
-    A slice whose object has left the image gets its whole as a box, and an empty mask.
+    Components are 8-connected, as those that the detector learns. A slice whose object has left the image gets its
+    whole as a box, and an empty mask.
     """
-    boxes = boxes_of_mask(mask, 1)
     size = mask.shape[-1]
-    if not len(boxes):
+    parts, count = label(mask, np.ones((3, 3)))  # pyright: ignore
+    if not count:
         return mask, boxed(np.array([0, 0, size, size], np.float32))
-    box = boxes[int(generator.integers(len(boxes)))]
-    x0, y0, x1, y1 = box.astype(int)
-    part = np.zeros_like(mask)
-    part[y0:y1, x0:x1] = mask[y0:y1, x0:x1]
-    sides = np.array([x1 - x0, y1 - y0] * 2, np.float32)
+    part = parts == 1 + int(generator.integers(count))
+    box = boxes_of_mask(part, 1)[0]
+    sides = np.tile(box[2:] - box[:2], 2)
     moved = box + generator.uniform(-jitter, jitter, 4).astype(np.float32) * sides
     return part, boxed(np.clip(moved, 0, size))
 
