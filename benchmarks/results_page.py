@@ -52,7 +52,11 @@ PAGES = {
         ),
         pictures={
             "noise-uniform-distractors-per-slice-LA": "LA with more and more stray points; one seed.",
-            "saliency": "Saliency on the target and elsewhere, test slices.",
+            "prompt-source-noisy": "The frozen model with other points (Fig. 5); hollow: they say where the truth is.",
+            "pairwise-slice-consistency-noisy": "Forms of the consistency term (Fig. 6).",
+            "neighbouring-slices-n-noisy": "Neighbouring slices (Fig. 7); one seed.",
+            "saliency": "Saliency on the target and elsewhere, test slices (Fig. 8).",
+            "threshold-tau-noisy": "The threshold of the saliency (Fig. 8); one seed.",
             "learning-spd": "Losses of SPD's two stages.",
         },
         appendix={"Speed and memory": "speed.md"},
