@@ -59,7 +59,7 @@ PAGES = {
             "threshold-tau-noisy": "The threshold of the saliency (Fig. 8); one seed.",
             "learning-spd": "Losses of SPD's two stages.",
         },
-        appendix={"Speed and memory": "speed.md"},
+        appendix={"Trained rows against their floors": "spd_floor.md", "Speed and memory": "speed.md"},
     ),
     "ldfsam": Page(
         suite="ldfsam_cpu.toml",
@@ -87,6 +87,7 @@ PAGES = {
             "SAM-Med2D style, no prompts -> LDFSAM",
             "UNet -> LDFSAM",
         ),
+        appendix={"Students against their teacher": "ldfsam_agreement.md"},
     ),
 }
 
