@@ -19,8 +19,8 @@ from steadysam.methods import ldfsam
 from steadysam.methods.contract import Chance
 from steadysam.methods.ldfsam.config import Config
 from steadysam.methods.ldfsam.masks import MaskSamples, mask_losses, one_object
-from steadysam.methods.ldfsam.model import LdfSam, best_mask
-from steadysam.methods.slicewise import encode_stack, encoder_key, to_model
+from steadysam.methods.ldfsam.model import LdfSam
+from steadysam.methods.slicewise import best_mask, encode_stack, encoder_key, to_model
 from steadysam.types import SlicePoints
 from toycases import SIZE, small_case
 

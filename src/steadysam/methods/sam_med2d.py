@@ -41,7 +41,15 @@ from steadysam.methods.contract import (
     Traits,
 )
 from steadysam.methods.samples import AugmentedSlices
-from steadysam.methods.slicewise import BackboneOnly, accept_all, encode_stack, encoder_key, only_slices, to_model
+from steadysam.methods.slicewise import (
+    BackboneOnly,
+    accept_all,
+    best_mask,
+    encode_stack,
+    encoder_key,
+    only_slices,
+    to_model,
+)
 from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
 
 TRAITS = Traits(boxes=True)
@@ -180,10 +188,9 @@ def answer(
 
     Rows without points and box have no token of a prompt, as in SAM-Med2D.
     """
-    logits, iou = backbone.decode_full(embeddings, points, masks=masks, multimask=multimask, features=FeaturePrompts())
-    best = iou.argmax(1)
-    rows = torch.arange(len(best), device=best.device)
-    return logits[rows, best][:, None], iou[rows, best]
+    found = backbone.decode_full(embeddings, points, masks=masks, multimask=multimask, features=FeaturePrompts())
+    logits, iou = best_mask(*found)
+    return logits[:, None], iou
 
 
 def tuning_losses(model: BackboneOnly, batch: Batch, config: Config) -> dict[str, Tensor]:

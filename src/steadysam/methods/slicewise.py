@@ -169,6 +169,13 @@ def to_model(logits: Tensor, size: int) -> Tensor:
     return F.interpolate(logits[:, None].float(), (size, size), mode="bilinear", align_corners=False)[:, 0]
 
 
+def best_mask(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, M, m, m) logits and (B, M) predicted IoU -> those of the mask that the model trusts most: (B, m, m), (B,)."""
+    chosen = iou.argmax(1)
+    rows = torch.arange(len(chosen), device=chosen.device)
+    return logits[rows, chosen], iou[rows, chosen]
+
+
 def mean_terms(terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Per-sample terms (B,) -> means, as the training loop wants them."""
     return {name: value.mean() for name, value in terms.items()}

@@ -22,8 +22,8 @@ from steadysam.methods.contract import Stage, Traits
 from steadysam.methods.detecting import box_rows, detect_stack, detector_images, detector_stages
 from steadysam.methods.ldfsam.config import Config
 from steadysam.methods.ldfsam.masks import MaskSamples, boxed, mask_losses
-from steadysam.methods.ldfsam.model import LdfSam, best_mask
-from steadysam.methods.slicewise import encode_stack, encoder_key, to_model
+from steadysam.methods.ldfsam.model import LdfSam
+from steadysam.methods.slicewise import best_mask, encode_stack, encoder_key, to_model
 from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 __all__ = ["TRAITS", "Config", "build", "segment", "stages"]

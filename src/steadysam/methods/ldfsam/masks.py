@@ -17,9 +17,9 @@ from steadysam.losses import sam_med2d_terms
 from steadysam.methods.contract import Batch, Chance, TrainingCase
 from steadysam.methods.feature_prompting import moved_details
 from steadysam.methods.ldfsam.config import Config
-from steadysam.methods.ldfsam.model import LdfSam, best_mask
+from steadysam.methods.ldfsam.model import LdfSam
 from steadysam.methods.samples import AugmentedSlices
-from steadysam.methods.slicewise import mean_terms, to_model
+from steadysam.methods.slicewise import best_mask, mean_terms, to_model
 from steadysam.types import SlicePoints
 
 

@@ -12,6 +12,7 @@ from steadysam.detection.yolo import Detector
 from steadysam.methods.detecting import untrained_detector
 from steadysam.methods.feature_prompting import feature_prompts, make_prompter
 from steadysam.methods.ldfsam.config import Config
+from steadysam.methods.slicewise import best_mask
 from steadysam.types import SlicePoints
 
 
@@ -60,10 +61,3 @@ class LdfSam(nn.Module):
         """(B, C, h, h) embeddings and their prompts -> logits (B, m, m) and predicted IoU (B,) of the best mask."""
         nothing = [SlicePoints.empty()] * len(embeddings)
         return best_mask(*self.sam.decode_full(embeddings, nothing, multimask=multimask, features=features))
-
-
-def best_mask(logits: Tensor, iou: Tensor) -> tuple[Tensor, Tensor]:
-    """(B, M, m, m) logits and (B, M) predicted IoU -> those of the mask that the model trusts most: (B, m, m), (B,)."""
-    chosen = iou.argmax(1)
-    rows = chosen.new_tensor(range(len(chosen)))
-    return logits[rows, chosen], iou[rows, chosen]
