@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from steadysam.bench.evidence import Evidence, true_boxes
+from steadysam.bench.evidence import Evidence
 from steadysam.bench.group import Folders, Group, Options
 from steadysam.bench.run import runs_of
 from steadysam.bench.scoring import RowSegmenter, segmenter_of
 from steadysam.bench.store import cells
 from steadysam.bench.suite import read_suite
+from steadysam.box_prompts import true_boxes
 from steadysam.errors import ConfigError
 from steadysam.files import read_json
 from steadysam.methods import METHODS
@@ -273,7 +274,7 @@ def test_boxes_are_judged_in_the_pixels_of_the_model():
     rows = [[0, 8.0, 8.0, 16.0, 16.0, 0.9], [1, 0.0, 0.0, 4.0, 4.0, 0.3]]
     empty = np.zeros((2, 32, 32), np.float32)
     result = Result(truth, (), (), empty, None, frame, {"boxes": rows})
-    boxes = true_boxes(result, truth, 64, 16)
+    boxes = true_boxes(truth, result.frame, 64, 16)
     assert [b.tolist() for b in boxes] == [[[8.0, 8.0, 16.0, 16.0]], []], "the second spot is smaller than 16 px"
     evidence = Evidence()
     evidence.add_boxes(result, truth, METHODS["detector"].Config())

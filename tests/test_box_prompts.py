@@ -133,7 +133,7 @@ def test_true_boxes_by_hand():
     array[4:8, 2:6] = True  # columns 4..7 and rows 2..5: one to one along x, one to two along y
     array[20:21, 8:9] = True  # one pixel, 2 x 4 of the detector's
     mask = Mask(array, Grid((32, 16, 1), np.eye(4)))
-    small, large = (true_boxes(mask, stack, DetectorConfig(image_size=64, min_area=a))[0] for a in (9, 8))
+    small, large = (true_boxes(mask, stack.frame, 64, a)[0] for a in (9, 8))
     assert small.tolist() == [[4, 4, 8, 12]]
     assert large.tolist() == [[4, 4, 8, 12], [20, 16, 21, 18]]
 

@@ -248,12 +248,12 @@ def test_boxes_come_back_in_model_pixels():
     """Padded frames round their sides each by itself: by hand for a slice of 10 rows and 30 columns."""
     stack = stack_of(Frame(10, 30, 32, "pad"))
     assert (stack.frame.fitted_hw, Frame(10, 30, SIZE, "pad").fitted_hw) == ((11, 32), (21, 64))
-    found = to_model_boxes(np.array([[2, 21, 60, 42.0]], np.float32), stack, SIZE)
+    found = to_model_boxes(np.array([[2, 21, 60, 42.0]], np.float32), stack.frame, SIZE)
     assert np.allclose(found, [[1, 11, 30, 22]], rtol=1e-6)
     square = stack_of(Frame(17, 40, 32))
-    found = to_model_boxes(np.array([[-3, 10, 64, 70]], np.float32), square, SIZE)
+    found = to_model_boxes(np.array([[-3, 10, 64, 70]], np.float32), square.frame, SIZE)
     assert np.allclose(found, [[0, 5, 32, 32]])
-    assert to_model_boxes(np.zeros((0, 4), np.float32), square, SIZE).shape == (0, 4)
+    assert to_model_boxes(np.zeros((0, 4), np.float32), square.frame, SIZE).shape == (0, 4)
 
 
 def test_a_stack_is_the_same_as_its_slices():

@@ -19,7 +19,7 @@ from steadysam.methods.detecting import LOWEST_SCORE, DetectorConfig, above, det
 from steadysam.prompts.files import MAX_PROMPTS
 from steadysam.prompts.rows import slice_box
 from steadysam.runs import Run
-from steadysam.types import Box, Frame, Grid, ImageRef, Mask, Prompts, SliceStack, Volume
+from steadysam.types import Box, Frame, Grid, ImageRef, Mask, Prompts, Volume
 
 
 @dataclass(frozen=True)
@@ -114,7 +114,7 @@ def detect_volume(
     boxes, scores = tuple(here.boxes for here in kept), tuple(here.scores for here in kept)
     if mask is None:
         return CaseBoxes(volume.name, volume, boxes, scores, prompts)
-    truth = true_boxes(mask, stack, config)
+    truth = true_boxes(mask, stack.frame, config.image_size, config.min_area)
     return CaseBoxes(volume.name, volume, boxes, scores, prompts, mask, tuple(found), tuple(truth))
 
 
@@ -145,10 +145,15 @@ def box_prompts(found: Sequence[FoundBoxes], grid: Grid, step: Mapping[str, Any]
     return Prompts((), tuple(rows), ImageRef(shape=grid.shape, grid_key=grid.key()), (dict(step),))
 
 
-def true_boxes(mask: Mask, stack: SliceStack, config: DetectorConfig) -> list[NDArray[np.float32]]:
-    """(K, 4) per slice, continuous model pixels: the objects that the detector is trained to find."""
-    masks = fit_masks(mask.array, mask.grid, replace(stack.frame, size=config.image_size))
-    return [to_model_boxes(boxes_of_mask(m, config.min_area), stack, config.image_size) for m in masks]
+def true_boxes(mask: Mask, frame: Frame, size: int, min_area: float) -> list[NDArray[np.float32]]:
+    """(K, 4) per slice, continuous model pixels: the objects that a detector is trained to find.
+
+    Args:
+        frame: of the model's image.
+        size: the detector's image, px, at which components are found; `min_area`: pixels of the smallest.
+    """
+    masks = fit_masks(mask.array, mask.grid, replace(frame, size=size))
+    return [to_model_boxes(boxes_of_mask(plane, min_area), frame, size) for plane in masks]
 
 
 def score_boxes(cases: Sequence[CaseBoxes]) -> list[dict[str, Any]]:

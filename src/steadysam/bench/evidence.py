@@ -5,15 +5,15 @@ The truth is looked at after the masks are made, to count; no method sees it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from steadysam.box_prompts import true_boxes
 from steadysam.data.slices import fit_masks
 from steadysam.detection.average_precision import FoundBoxes, average_precision_summary
-from steadysam.detection.boxes import boxes_of_mask
 from steadysam.geometry import slice_points
 from steadysam.segmenting import Result
 from steadysam.types import Mask, Prompts, SlicePoints
@@ -88,7 +88,8 @@ class Evidence:
         detector = getattr(settings, "detector", settings)
         self.least_score = getattr(detector, "confidence", None)
         rows = np.array(result.notes["boxes"], np.float64).reshape(-1, 6)
-        self.true += true_boxes(result, truth, getattr(detector, "image_size", 640), getattr(detector, "min_area", 16))
+        size, least = getattr(detector, "image_size", 640), getattr(detector, "min_area", 16)
+        self.true += true_boxes(truth, result.frame, size, least)
         for t in range(truth.grid.depth):
             here = rows[rows[:, 0] == t]
             self.found.append(FoundBoxes(here[:, 1:5], here[:, 5]))
@@ -108,18 +109,6 @@ class Evidence:
         counts = {"found": sum(len(here.scores) for here in self.found), "true": sum(map(len, self.true))}
         shown = {name: None if np.isnan(value) else round(value, 5) for name, value in found.items()}
         return {**shown, **counts, "least_score": self.least_score}
-
-
-def true_boxes(result: Result, truth: Mask, size: int, min_area: float) -> list[NDArray[np.float32]]:
-    """The boxes (K, 4) of every slice in continuous model pixels, drawn as a detector is trained with them.
-
-    Args:
-        size: the detector's image, px, at which components are found; `min_area`: pixels of the smallest.
-    """
-    own = replace(result.frame, size=size)
-    factor = np.array([*result.frame.scale_xy] * 2) / np.array([*own.scale_xy] * 2)
-    planes = fit_masks(truth.array, truth.grid, own)
-    return [(boxes_of_mask(plane, min_area) * factor).astype(np.float32) for plane in planes]
 
 
 def in_mask(points: SlicePoints, plane: NDArray[np.bool_]) -> NDArray[np.bool_]:

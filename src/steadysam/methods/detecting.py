@@ -236,17 +236,16 @@ def detect_stack(
     for start in range(0, stack.depth, _ROWS):
         images = detector_images(stack, slice(start, start + _ROWS), config.image_size).to(device)
         for here in detect(detector(images), confidence=least, overlap=config.overlap):
-            boxes = to_model_boxes(here.boxes.float().cpu().numpy(), stack, config.image_size)
+            boxes = to_model_boxes(here.boxes.float().cpu().numpy(), stack.frame, config.image_size)
             found.append(FoundBoxes(boxes, here.scores.float().cpu().numpy()))
     return found
 
 
-def to_model_boxes(boxes: NDArray[np.float32], stack: SliceStack, size: int) -> NDArray[np.float32]:
+def to_model_boxes(boxes: NDArray[np.float32], frame: Frame, size: int) -> NDArray[np.float32]:
     """(K, 4) continuous pixels of the detector's image -> continuous model pixels, inside the image.
 
     Both images show the slice in the same way, but where one is padded, their sides are rounded each by itself.
     """
-    frame = stack.frame
     own = Frame(frame.height, frame.width, size, frame.fit)
     factor = np.array([*frame.scale_xy] * 2) / np.array([*own.scale_xy] * 2)
     return np.clip(boxes * factor, 0, frame.size).astype(np.float32)
