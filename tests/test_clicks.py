@@ -242,7 +242,7 @@ def segment_click(image: Path, weights: Path, output: Path, *words: object) -> i
 def test_the_command_on_a_picture(picture: Path, weights: Path, tmp_path: Path, run: Run):
     out = tmp_path / "out"
     assert segment_click(picture, weights, out, "--point", "30,20") == 0
-    masks = ["lesion.nii.gz", "lesion.mask2.nii.gz", "lesion.mask3.nii.gz"]
+    masks = ["lesion.png", "lesion.mask2.png", "lesion.mask3.png"]
     assert {path.name for path in out.iterdir()} == {*masks, "lesion.click.json", "lesion.click.png"}
     record = read_json(out / "lesion.click.json")
     arrays = [read_label_map(out / name)[0] for name in masks]

@@ -51,6 +51,25 @@ def test_folders_become_label_maps_on_the_same_grid(tmp_path):
     assert record["cases"]["one"]["disputed_voxels"] == 3
 
 
+def test_masks_of_pictures_become_a_picture(tmp_path):
+    plane = Grid((7, 5, 1), np.eye(4), 2)
+    for name, corner in (("a", (0, 0)), ("b", (2, 1))):
+        (tmp_path / name).mkdir()
+        write_mask(tmp_path / name / "photo.png", mask(*corner, on=plane))
+    structures = [Structure("a", 3, tmp_path / "a"), Structure("b", 1, tmp_path / "b")]
+    combine_folders(structures, tmp_path / "out")
+    labels, found = read_label_map(tmp_path / "out" / "photo.png")
+    assert found.shape == (7, 5, 1)
+    assert [int(labels[at]) for at in ((0, 0, 0), (2, 1, 0), (4, 2, 0), (6, 4, 0))] == [3, 3, 1, 0]
+
+
+def test_a_png_keeps_no_geometry(tmp_path):
+    with pytest.raises(InputError) as caught:
+        write_mask(tmp_path / "volume.png", mask(0, 0))
+    assert caught.value.code == "OUTPUT_NAME"
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_case_that_cannot_be_combined_stops_no_other(tmp_path):
     structures = folders(tmp_path)
     (tmp_path / "b" / "one.nii.gz").unlink()

@@ -4,10 +4,14 @@ stand-ins here; `test_nnunet_export.py` asks the real one, where it is installed
 
 from __future__ import annotations
 
+import runpy
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from nnunettoys import notes, stand_in
@@ -123,9 +127,9 @@ def test_the_command_line_trains_and_predicts_pictures(tmp_path, environment):
     out = tmp_path / "out"
     assert steadysam("nnunet", "predict", "-i", run / RAW / "imagesTs", "-m", run, "-o", out, "--no-mirroring") == 0
     assert "--disable_tta" in notes(environment)[-1]["words"]
-    (mask,) = out.glob("*.nii.gz")
-    truth, _ = read_label_map(run / RAW / "labelsTs" / mask.name.replace(".nii.gz", ".png"))
-    assert np.array_equal(read_label_map(mask)[0], truth)
+    (mask,) = out.glob("*.png")
+    truth, _ = read_label_map(run / RAW / "labelsTs" / mask.name)
+    assert np.array_equal(read_label_map(mask)[0], truth * 255)
     assert steadysam("evaluate", out, run / RAW / "labelsTs", "-o", tmp_path / "report") == 0
 
 
@@ -237,3 +241,32 @@ def test_the_exported_data_set_trains_our_methods_on_the_same_fold(finished):
     dataset = read_dataset(finished / RAW)
     assert [case.name for case in dataset.part("Ts")] == ["toy_5"]
     assert dict(dataset.labels) == {"background": 0, "blob": 1}
+
+
+def test_a_trainer_in_bfloat16_is_written_beside_the_run(data, tmp_path):
+    run = train(data, tmp_path / "run", TrainOptions("2d", 10, 22, "bf16", device="cpu", workers=1))
+    assert read_run(run)["trainer"] == "SteadyTrainer_10x22_bf16"
+    (file,) = (run / "trainers").iterdir()
+    with pytest.MonkeyPatch.context() as patch:  # nnU-Net's class, as far as ours uses it
+
+        class Parent:
+            def __init__(self, plans, configuration, fold, dataset_json, device):
+                self.device = device
+
+            def initialize(self):
+                self.network = torch.nn.Conv2d(1, 2, 3)
+
+        for name in ("nnunetv2", "nnunetv2.training", "nnunetv2.training.nnUNetTrainer"):
+            patch.setitem(sys.modules, name, ModuleType(name))
+        module = ModuleType("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
+        vars(module)["nnUNetTrainer"] = Parent
+        patch.setitem(sys.modules, module.__name__, module)
+        trainer = runpy.run_path(str(file))["SteadyTrainer_10x22_bf16"]({}, "2d", 0, {}, torch.device("cpu"))
+        trainer.initialize()
+    assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (10, 22, 4)
+    image = torch.randn(1, 1, 9, 12)
+    found = trainer.network(image)
+    exact = torch.nn.functional.conv2d(image, trainer.network.weight, trainer.network.bias)
+    assert found.dtype == torch.float32  # as the loss wants it
+    assert 0 < (found - exact).abs().max() < 0.05
+    assert set(trainer.network.state_dict()) == {"weight", "bias"}

@@ -262,8 +262,9 @@ def test_a_picture_is_a_volume_of_one_slice(run, tmp_path, colour):
     prompts = Prompts((click("p", (13, 10), 0, grid), click("q", (2, 2), 0, grid)))
     path = write_prompts(tmp_path / "photo.json", prompts, frame="ijk", grid=read_grid(tmp_path / "photo.png"))
     predict(run, find_jobs(tmp_path / "photo.png", path), tmp_path / "out")
-    mask, found = read_label_map(tmp_path / "out" / "photo.nii.gz")
+    mask, found = read_label_map(tmp_path / "out" / "photo.png")
     assert found.shape == (26, 20, 1)
+    assert set(np.unique(mask)) == {0, 255}  # what viewers show as black and white
     rows = np.argwhere(mask[:, :, 0])
     assert len(rows) > 10
     assert np.abs(rows.mean(axis=0) - (13, 10)).max() < 2.5

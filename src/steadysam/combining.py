@@ -45,7 +45,7 @@ def combine_masks(masks: Sequence[NDArray[np.bool_]], values: Sequence[int]) -> 
 def combine_folders(
     structures: Sequence[Structure], output: Path, track: Callable[[Iterable[str]], Iterable[str]] = iter
 ) -> dict[str, Any]:
-    """Write `CASE.nii.gz` for every case of every folder, and `combined.json`; returns what that file says.
+    """Write `CASE.nii.gz` (of pictures `CASE.png`) for every case of every folder, and `combined.json`, the result.
 
     Args:
         track: wraps the case names, for a progress bar.
@@ -66,7 +66,8 @@ def combine_folders(
         try:
             masks, grid = _read(case, {name: found.get(case) for name, found in files.items()})
             labels, disputed = combine_masks(masks, values)
-            write_volume(output / f"{case}.nii.gz", labels, grid)
+            pictures = all(Path(found[case]).suffix == ".png" for found in files.values())
+            write_volume(output / f"{case}{'.png' if pictures else '.nii.gz'}", labels, grid)
         except SteadyError as error:
             failures[case] = error
             continue

@@ -12,7 +12,7 @@ from typing import Any
 
 from steadysam.audit import write_audit
 from steadysam.data.cases import image_cases
-from steadysam.data.volumes import read_label_map, read_volume, write_mask
+from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
@@ -99,7 +99,7 @@ def predict(
     cache: EmbeddingCache | None = None,
     track: Callable[[Iterable[Job]], Iterable[Job]] = iter,
 ) -> Path:
-    """Write `CASE.nii.gz`, `CASE.audit.json` and `CASE.audit.mrk.json` for every job, and one `run.json`.
+    """Write `CASE.nii.gz` (of a picture `CASE.png`) and the two audit files of every job, and `run.json`.
 
     Returns:
         The path of `run.json`.
@@ -168,8 +168,9 @@ def _predict_case(
     result = segment(run, volume, prompts, cache=cache, outside=options.outside, coarse=coarse)
     clock.append(time.monotonic())
     meta = {"method": run.config.method_name, "weights_sha256": run.record["weights_sha256"]}
+    name = f"{job.name}{mask_ending(volume)}"
     with files_together(output) as part:  # no mask without its audit
-        write_mask(part / f"{job.name}.nii.gz", result.mask)
+        write_mask(part / name, result.mask)
         write_audit(part, job.name, prompts, result, meta)
     clock.append(time.monotonic())
     read, network, written = (round(b - a, 3) for a, b in zip(clock, clock[1:], strict=False))
@@ -184,7 +185,7 @@ def _predict_case(
             "sources": list(prompts.sources),
             "history": [dict(step) for step in prompts.history],
         },
-        "mask_sha256": sha256_file(output / f"{job.name}.nii.gz"),
+        "mask_sha256": sha256_file(output / name),
         "notes": result.notes,
         "seconds": {"read": read, "segment": network, "write": written},
     }

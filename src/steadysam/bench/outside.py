@@ -10,7 +10,7 @@ from typing import Any
 from steadysam.bench.group import Group
 from steadysam.bench.store import slug
 from steadysam.bench.suite import NnUnet
-from steadysam.data.volumes import read_label_map
+from steadysam.data.volumes import mask_ending, read_label_map
 from steadysam.external.nnunet.prediction import predict
 from steadysam.external.nnunet.training import TrainOptions, read_run, train
 from steadysam.files import read_json, write_json
@@ -25,7 +25,7 @@ def train_nnunet(group: Group, run: str) -> Path:
     """
     spec, config = group.suite.runs[run].nnunet or NnUnet(), group.config(run)
     folder = group.folder / slug(run)
-    options = TrainOptions(spec.configuration, spec.epochs, spec.steps, config.compute.device, workers=1)
+    options = TrainOptions(**spec.model_dump(), device=config.compute.device, workers=1)
     train(config.data, folder, options, resume=True)
     path = group.record_path(run)
     if not path.exists():
@@ -46,7 +46,7 @@ class NnUnetSegmenter:
 
     def __call__(self, case: str, volume: Volume, prompts: Prompts) -> tuple[Mask, Prompts, None]:
         """The mask of a test case; prompts are not looked at."""
-        labels, _ = read_label_map(self.masks / f"{case}.nii.gz", slice_axis=volume.grid.slice_axis)
+        labels, _ = read_label_map(self.masks / f"{case}{mask_ending(volume)}", slice_axis=volume.grid.slice_axis)
         return Mask(labels > 0, volume.grid), Prompts(), None
 
     @cached_property

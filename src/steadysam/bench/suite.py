@@ -104,6 +104,7 @@ class NnUnet(FrozenConfig):
     configuration: Literal["2d", "3d_fullres"] = "2d"
     epochs: int = Field(default=1000, ge=1)
     steps: int = Field(default=250, ge=1)
+    precision: Literal["own", "bf16"] = "own"
 
 
 class RunSpec(FrozenConfig):

@@ -37,10 +37,10 @@ def segment_click(
 ) -> None:
     """Segment what a click, a box or a rough mask asks for: no training, no download.
 
-    Writes CASE.nii.gz, the mask that the model trusts most, on the image's own grid; where one click leaves open
-    whether a part or the whole is meant, two more as CASE.mask2.nii.gz and CASE.mask3.nii.gz; CASE.click.json with the
-    predicted IoU of each on every slice; and CASE.click.png to look at. On volumes each slice with a prompt is answered
-    by itself, and slices without one stay empty.
+    Writes CASE.nii.gz (of a PNG or JPEG CASE.png), the mask that the model trusts most, on the image's own grid; where
+    one click leaves open whether a part or the whole is meant, two more as CASE.mask2 and CASE.mask3; CASE.click.json
+    with the predicted IoU of each on every slice; and CASE.click.png to look at. On volumes each slice
+    with a prompt is answered by itself, and slices without one stay empty.
 
     For example:
 
@@ -172,11 +172,12 @@ def _floats(text: str, flag: str) -> list[float]:
 
 def write_result(output: Path, volume, prompts, result, run) -> list[str]:  # noqa: ANN001
     """Masks, JSON and picture of one case, together or not at all; returns what to say."""
-    from steadysam.data.volumes import write_mask
+    from steadysam.data.volumes import mask_ending, write_mask
     from steadysam.files import files_together, write_bytes, write_json
     from steadysam.report.clickpicture import click_picture
 
-    names = [f"{volume.name}.nii.gz", *(f"{volume.name}.mask{i}.nii.gz" for i in range(2, len(result.masks) + 1))]
+    stem, ending = volume.name, mask_ending(volume)
+    names = [f"{stem}{ending}", *(f"{stem}.mask{i}{ending}" for i in range(2, len(result.masks) + 1))]
     record = {
         "image": {"name": volume.name, "sha256": volume.sha256},
         "model": run.config.backbone.name,

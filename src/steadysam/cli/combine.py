@@ -37,7 +37,7 @@ def combine(
         NAME=FOLDER for every structure, in order of precedence: a label's name or number, and the folder that predict
         wrote.
     output
-        Folder to write: CASE.nii.gz and combined.json.
+        Folder to write: CASE.nii.gz (CASE.png of pictures) and combined.json.
     dataset
         Data set folder, for the numbers of label names.
     """

@@ -97,6 +97,7 @@ def train(
     label: str | None = None,
     epochs: int = 1000,
     steps: int = 250,
+    precision: Literal["own", "bf16"] = "own",
     fold: Annotated[int | None, Parameter(name=["--fold", "-f"])] = None,
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
     workers: int = 0,
@@ -128,6 +129,8 @@ def train(
     steps
         Training steps per epoch. Only 250 is nnU-Net's own training; fewer is for slow machines, by a trainer of ours
         that sets this number, and is recorded.
+    precision
+        own, or bf16: bfloat16 on a CPU, where nnU-Net has float32 only; twice as fast where the CPU knows it.
     fold
         Fold of the data set's splits_final.json; without it the split is by patient, as in `steadysam train`.
     device
@@ -144,7 +147,7 @@ def train(
     from steadysam.external.nnunet.training import TrainOptions
     from steadysam.external.nnunet.training import train as run_training
 
-    options = TrainOptions(configuration, epochs, steps, device, workers)
+    options = TrainOptions(configuration, epochs, steps, precision, device, workers)
     data = _data(dataset, label, fold, config, settings)
     log.info("training; follow it in %s", output / "logs" / "train.log")
     with _progress() as track:
@@ -163,7 +166,7 @@ def predict(
     mirroring: bool = True,
     channel: int = 0,
 ) -> None:
-    """Segment images with a trained nnU-Net: CASE.nii.gz on each image's own grid, and run.json.
+    """Segment images with a trained nnU-Net: CASE.nii.gz (or CASE.png) on each image's own grid, and run.json.
 
     For example:
 

@@ -33,10 +33,10 @@ def predict(
 ) -> None:
     """Segment an image, or a folder of images, from noisy prompts.
 
-    For every case: CASE.nii.gz (the mask on the image's own grid), CASE.audit.json (what became of every prompt and
-    why) and CASE.audit.mrk.json (the same for 3D Slicer: rejected points unselected, consensus points as a second
-    list). run.json names all inputs, weights and settings by hash. One bad case does not stop the others; the exit
-    code is then 6 and failures.jsonl says why.
+    For every case: CASE.nii.gz (the mask on the image's own grid; of a PNG or JPEG CASE.png, black and white),
+    CASE.audit.json (what became of every prompt and why) and CASE.audit.mrk.json (the same for 3D Slicer: rejected
+    points unselected, consensus points as a second list). run.json names all inputs, weights and
+    settings by hash. One bad case does not stop the others; the exit code is then 6 and failures.jsonl says why.
 
     For example:
 

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from steadysam.errors import InputError, ResourceError
+from steadysam.errors import InputError, OutputError, ResourceError
+from steadysam.files import atomic_write
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,29 @@ def read_picture_labels(path: Path, max_bytes: int) -> NDArray[Any]:
     if mode not in (*_GREY_MODES, "P", "1"):
         raise _channels(path, mode)
     return pixels.astype(np.uint8)[:, :, None] if mode == "1" else pixels[:, :, None]
+
+
+def write_picture(path: Path, array: NDArray[Any]) -> Path:
+    """`(W, H, 1[, 3])` as stored -> a PNG of H rows, 8 or 16 bit grey, or 8 bit colour, checked before it is there.
+
+    Raises:
+        InputError: `IMG_CHANNELS` for values that a PNG cannot hold. OutputError: `OUTPUT_VERIFY`.
+    """
+    from PIL import Image
+
+    pixels = np.ascontiguousarray(array[:, :, 0].swapaxes(0, 1))
+    if pixels.dtype.kind == "b" or (pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 256):
+        pixels = pixels.astype(np.uint8)
+    elif pixels.dtype != np.uint16:
+        raise InputError("IMG_CHANNELS", "a PNG cannot hold these values", file=path, seen=pixels.dtype)
+
+    def produce(temporary: Path) -> None:
+        Image.fromarray(pixels).save(temporary, format="PNG")
+        with Image.open(temporary, formats=("PNG",)) as written:
+            if not np.array_equal(np.asarray(written), pixels):
+                raise OutputError("OUTPUT_VERIFY", "what was written is not what was meant", file=path)
+
+    return atomic_write(path, produce)
 
 
 def _opened(path: Path, max_bytes: int) -> Any:

@@ -1,4 +1,4 @@
-"""Volumes, label maps and masks: read from any supported file, written as NIfTI.
+"""Volumes, label maps and masks: read from any supported file, written as NIfTI, or as PNG where they are pictures.
 
 The format is told by content. Arrays stay in file order, the affine stays as stored; what is written on a
 grid that came from a NIfTI file carries that file's geometry bit for bit.
@@ -26,6 +26,7 @@ from steadysam.types import Grid, Mask, Volume
 
 __all__ = [
     "choose_slice_axis",
+    "mask_ending",
     "read_grid",
     "read_label_map",
     "read_volume",
@@ -134,19 +135,33 @@ def select_label(labels: NDArray[Any], values: Sequence[int]) -> NDArray[np.bool
     return np.isin(labels, np.asarray(values))
 
 
+def mask_ending(volume: Volume) -> str:
+    """How the file of a mask of this image ends: .png for a picture, which has no affine to keep, else .nii.gz."""
+    return ".nii.gz" if volume.has_physical_spacing else ".png"
+
+
 def write_mask(path: str | Path, mask: Mask) -> None:
-    """Write a mask as NIfTI uint8 (0 and 1) on its grid, atomically, and check it before it takes its place.
+    """Write a mask on its grid, atomically, and check it before it takes its place.
+
+    As NIfTI it is uint8, 0 and 1; as PNG, for pictures, 0 and 255, which every viewer shows.
 
     Raises:
-        OutputError: `OUTPUT_VERIFY` if the read-back differs; nothing is left behind then.
+        InputError: `OUTPUT_NAME`. OutputError: `OUTPUT_VERIFY` if the read-back differs; nothing is left behind then.
         FileSystemError, ResourceError: see `steadysam.files.atomic_write`.
     """
-    write_nifti(path, np.asarray(mask.array).astype(np.uint8), mask.grid)
+    picture = Path(path).suffix == ".png"
+    write_volume(path, np.asarray(mask.array).astype(np.uint8) * (255 if picture else 1), mask.grid)
 
 
 def write_volume(path: str | Path, array: NDArray[Any], grid: Grid) -> None:
-    """Write any integer or float array `(I, J, K)` as NIfTI on `grid`; as `write_mask` otherwise."""
-    write_nifti(path, array, grid)
+    """Write any numbers `(I, J, K)` as NIfTI on `grid`, or those of a picture as PNG; as `write_mask`."""
+    path = Path(path)
+    if path.suffix != ".png":
+        write_nifti(path, array, grid)
+    elif grid.shape[2] != 1 or not np.array_equal(grid.affine, np.eye(4)):
+        raise InputError("OUTPUT_NAME", "a PNG cannot keep the geometry of a volume", file=path, expected=".nii.gz")
+    else:
+        pictures.write_picture(path, array)
 
 
 def _grid(path: Path, shape: Sequence[int], affine: NDArray[Any], axis: int | None, header: Any) -> Grid:

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from steadysam.config import DataConfig, RunConfig
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
+from steadysam.data.pictures import write_picture
 from steadysam.data.splits import Split, refuse_byte_leaks
 from steadysam.data.volumes import write_mask, write_volume
 from steadysam.errors import ConfigError, InputError, UsageError
-from steadysam.files import atomic_write, content_key, new_folder, read_json, write_json, write_text
+from steadysam.files import content_key, new_folder, read_json, write_json, write_text
 from steadysam.training_data import read_case, slice_axis_of, split_of
 from steadysam.types import Mask, Volume
 
@@ -106,7 +106,7 @@ def write_image(folder: Path, name: str, volume: Volume) -> Path:
         path = folder / f"{name}_0000{VOLUMES}"
         write_volume(path, volume.array, volume.grid)
         return path
-    return _write_png(folder / f"{name}_0000{PICTURES}", volume.array)
+    return write_picture(folder / f"{name}_0000{PICTURES}", volume.array)
 
 
 def write_label(folder: Path, name: str, volume: Volume, mask: Mask) -> Path:
@@ -114,28 +114,12 @@ def write_label(folder: Path, name: str, volume: Volume, mask: Mask) -> Path:
     if volume.has_physical_spacing:
         write_mask(folder / f"{name}{VOLUMES}", mask)
         return folder / f"{name}{VOLUMES}"
-    return _write_png(folder / f"{name}{PICTURES}", mask.array.astype(np.uint8))
+    return write_picture(folder / f"{name}{PICTURES}", mask.array.astype(np.uint8))
 
 
 def target_name(label: str) -> str:
     """The one label of the exported data set: `RV+MYO` -> `RV_MYO`, since a plus joins labels for us."""
     return re.sub(r"\W+", "_", label).strip("_") or "target"
-
-
-def _write_png(path: Path, array: NDArray[Any]) -> Path:
-    """`(W, H, 1[, 3])` as stored -> a PNG of H rows, 8 or 16 bit grey, or 8 bit colour."""
-    from PIL import Image
-
-    pixels = np.ascontiguousarray(array[:, :, 0].swapaxes(0, 1))
-    if pixels.dtype.kind == "b" or pixels.max(initial=0) < 256:
-        pixels = pixels.astype(np.uint8)
-    elif pixels.dtype != np.uint16:
-        raise InputError("NNUNET_CHANNELS", "a PNG cannot hold these values", file=path, seen=pixels.dtype)
-
-    def produce(temporary: Path) -> None:
-        Image.fromarray(pixels).save(temporary, format="PNG")
-
-    return atomic_write(path, produce)
 
 
 def _refuse_mixture(kinds: set[tuple[str, int]], file: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import steadysam
 from steadysam.data.cases import image_cases
-from steadysam.data.volumes import read_label_map, read_volume, write_mask
+from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask
 from steadysam.errors import ExternalError, InputError
 from steadysam.external.nnunet.environment import Environment, find_environment, nnunet_variables
 from steadysam.external.nnunet.export import image_kind_of, write_image
@@ -30,7 +30,7 @@ def predict(
     mirroring: bool = True,
     channel: int = 0,
 ) -> Path:
-    """Write `CASE.nii.gz` (0 and 1) for every image, and `run.json`, from which `evaluate` knows what it scores.
+    """Write `CASE.nii.gz` (of a picture `CASE.png`) for every image, and `run.json`, which `evaluate` goes by.
 
     Args:
         run: folder of a finished `train`.
@@ -107,7 +107,7 @@ def _take_back(folder: Path, output: Path, volume: Volume, ending: str, image: P
             seen=describe_grid(grid),
             expected=describe_grid(volume.grid),
         )
-    target = output / f"{volume.name}.nii.gz"
+    target = output / f"{volume.name}{mask_ending(volume)}"
     write_mask(target, Mask(labels > 0, volume.grid))
     return {
         "case": volume.name,

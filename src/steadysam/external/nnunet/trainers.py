@@ -1,8 +1,9 @@
-"""How long nnU-Net trains: the lengths for which it has trainers of its own, and a shorter epoch for slow machines."""
+"""How long nnU-Net trains: the lengths for which it has trainers; for slow machines shorter ones, in bfloat16."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from steadysam.errors import ConfigError
 from steadysam.files import write_text
@@ -16,9 +17,9 @@ TRAINERS = {
 STEPS_PER_EPOCH = 250
 _VALIDATION_SHARE = 5  # nnU-Net takes 50 validation steps with 250 training steps
 
-# nnU-Net has no setting for the number of steps; it does look for trainers in the folders that the variable
-# nnUNet_extTrainer names, and a class there may set two numbers
-_SHORTER = '''"""nnU-Net's trainer with {epochs} epochs of {steps} steps; written by SteadySAM."""
+# nnU-Net has no setting for the number of steps, nor for mixed precision on a CPU; it does look for trainers in the
+# folders that the variable nnUNet_extTrainer names
+_SHORTER = '''"""nnU-Net's trainer with {epochs} epochs of {steps} steps, {precision}; written by SteadySAM."""
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -31,10 +32,29 @@ class {name}(nnUNetTrainer):
         self.num_iterations_per_epoch = {steps}
         self.num_val_iterations_per_epoch = {val_steps}
 '''
+_BF16 = """
+    def initialize(self):
+        super().initialize()
+        if self.device.type == "cpu":  # elsewhere nnU-Net sees to it
+            self.network.forward = in_bfloat16(self.network.forward)
 
 
-def trainer_name(epochs: int, steps: int = STEPS_PER_EPOCH) -> str:
-    """The trainer class for a length of training; nnU-Net's own where an epoch has its 250 steps.
+def in_bfloat16(forward):
+    def wrapped(x):
+        with torch.autocast("cpu", torch.bfloat16):
+            found = forward(x)
+        return [one.float() for one in found] if isinstance(found, (list, tuple)) else found.float()
+
+    return wrapped
+"""
+Precision = Literal["own", "bf16"]
+
+
+def trainer_name(epochs: int, steps: int = STEPS_PER_EPOCH, precision: Precision = "own") -> str:
+    """The trainer class for a length of training; nnU-Net's own where an epoch has its 250 steps in its precision.
+
+    Args:
+        precision: `own` is float32 on a CPU; `bf16` runs the network, not the loss, in bfloat16 there.
 
     Raises:
         ConfigError: `NNUNET_EPOCHS` with the lengths there are, `NNUNET_STEPS`.
@@ -48,18 +68,21 @@ def trainer_name(epochs: int, steps: int = STEPS_PER_EPOCH) -> str:
         )
     if steps < 1:
         raise ConfigError("NNUNET_STEPS", "an epoch needs steps", seen=steps, expected="1 or more")
-    return TRAINERS[epochs] if steps == STEPS_PER_EPOCH else f"SteadyTrainer_{epochs}x{steps}"
+    if steps == STEPS_PER_EPOCH and precision == "own":
+        return TRAINERS[epochs]
+    return f"SteadyTrainer_{epochs}x{steps}" + ("" if precision == "own" else f"_{precision}")
 
 
-def write_trainer(folder: Path, epochs: int, steps: int) -> str:
+def write_trainer(folder: Path, epochs: int, steps: int, precision: Precision = "own") -> str:
     """Put the trainer class into `folder` unless it is one of nnU-Net's own; returns its name.
 
     Raises:
         ConfigError: as `trainer_name`.
     """
-    name = trainer_name(epochs, steps)
-    if steps != STEPS_PER_EPOCH:
-        val_steps = max(1, steps // _VALIDATION_SHARE)
-        text = _SHORTER.format(name=name, epochs=epochs, steps=steps, val_steps=val_steps)
+    name = trainer_name(epochs, steps, precision)
+    if name not in TRAINERS.values():
+        values = {"epochs": epochs, "steps": steps, "precision": precision}
+        text = _SHORTER.format(name=name, val_steps=max(1, steps // _VALIDATION_SHARE), **values)
+        text += "" if precision == "own" else _BF16
         write_text(folder / f"{name.lower()}.py", text)
     return name

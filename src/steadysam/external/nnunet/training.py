@@ -19,7 +19,7 @@ from steadysam.config import DataConfig
 from steadysam.errors import CheckpointError, ConfigError, ExternalError, FileSystemError, ResourceError
 from steadysam.external.nnunet.environment import Environment, find_environment, nnunet_variables
 from steadysam.external.nnunet.export import PICTURES, Track, export_dataset
-from steadysam.external.nnunet.trainers import STEPS_PER_EPOCH, trainer_name, write_trainer
+from steadysam.external.nnunet.trainers import STEPS_PER_EPOCH, Precision, trainer_name, write_trainer
 from steadysam.external.processes import run_logged
 from steadysam.files import read_json, sha256_file, sweep_temporaries, write_json
 
@@ -41,6 +41,7 @@ class TrainOptions:
         configuration: `2d` or `3d_fullres`.
         epochs: a key of `TRAINERS`.
         steps: per epoch; other than 250 it is no longer nnU-Net's own training.
+        precision: `bf16` trains in bfloat16 on a CPU, where nnU-Net has float32 only.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         workers: processes for preprocessing and export; 0 is one per core, at most 8.
     """
@@ -48,6 +49,7 @@ class TrainOptions:
     configuration: Configuration = "2d"
     epochs: int = 1000
     steps: int = STEPS_PER_EPOCH
+    precision: Precision = "own"
     device: str = "auto"
     workers: int = 0
 
@@ -69,7 +71,7 @@ def train(
         FileSystemError: `FS_EXISTS`. And those of `export_dataset`.
     """
     run = Path(run).resolve()
-    trainer_name(options.epochs, options.steps)  # before anything is written
+    trainer_name(options.epochs, options.steps, options.precision)  # before anything is written
     if options.configuration not in CONFIGURATIONS:
         raise ConfigError(
             "NNUNET_CONFIGURATION", "no such configuration", seen=options.configuration, expected="2d, 3d_fullres"
@@ -81,7 +83,7 @@ def train(
         "device": choose_device(environment, options.device),
     }
     record = _begin(run, asked, resume)
-    record["trainer"] = write_trainer(run / "trainers", options.epochs, options.steps)
+    record["trainer"] = write_trainer(run / "trainers", options.epochs, options.steps, options.precision)
     record["versions"] = {"steadysam": steadysam.__version__, **environment.facts["versions"]}
     if record["status"] == "begun":
         sweep_temporaries(run / "raw")
@@ -161,7 +163,9 @@ def _begin(run: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
             fix = "choose another name, or go on with --continue"
             raise FileSystemError("FS_EXISTS", "the folder holds a run already", file=run, fix=fix)
         free = ("workers", "device")  # where and by how many it is computed
-        changed = sorted(key for key, value in asked.items() if key not in free and record["asked"][key] != value)
+        changed = sorted(
+            key for key, value in asked.items() if key not in free and record["asked"].get(key, "own") != value
+        )
         if changed:
             raise ConfigError(
                 "NNUNET_CHANGED",
