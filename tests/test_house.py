@@ -49,7 +49,7 @@ FLOORS = {
     **dict.fromkeys(("report", "demo", "cli", "__main__"), 5),
 }
 LEAVES = ("data", "prompts", "losses", "metrics", "embeddings")
-SHARED_METHOD_FILES = {"contract", "samples", "slicewise", "neighbours", "boxes", "video"}
+SHARED_METHOD_FILES = {"contract", "adaptation", "samples", "slicewise", "neighbours", "boxes", "video"}
 SHARED_METHOD_FILES |= {"networks", "dense", "hybrid", "detecting", "mosaic", "feature_prompting"}
 MOST_LINES, MOST_FUNCTION_LINES, MOST_PARAMETERS = 300, 60, 8
 # one thing in one place: the words of the house; the metrics with their table; four commands with their help

@@ -128,6 +128,16 @@ def test_a_frozen_or_random_detector_stays_as_it_was(name):
         assert any(value for n, value in grown.items() if n.startswith("prompter."))
 
 
+def test_a_fresh_detector_sees_and_is_trained_with_the_masks(name):
+    config = settings(generator="fresh")
+    model = build(name, config)
+    grown = gradients(model, config)
+    assert any(value > 0 for n, value in grown.items() if n.startswith("detector.neck"))
+    assert not any(value for n, value in grown.items() if n.startswith("detector.head"))
+    assert model.teacher is None
+    assert [stage.name for stage in ldfsam.stages(config)] == ["masks"]
+
+
 def test_tuning_leaves_the_detectors_batch_statistics(name):
     config = settings()
     model = build(name, config)

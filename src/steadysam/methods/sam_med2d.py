@@ -23,12 +23,11 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from steadysam.augment import AugmentConfig
-from steadysam.backbones.adapters import ensure_med2d_adapters
 from steadysam.backbones.backbone import Backbone
-from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
 from steadysam.backbones.rows import FeaturePrompts
 from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import sam_med2d_terms
+from steadysam.methods.adaptation import Adaptation, adapt_encoder, encoder_parameters
 from steadysam.methods.boxes import box_of_points
 from steadysam.methods.contract import (
     Batch,
@@ -55,8 +54,6 @@ from steadysam.types import Decision, Segmentation, SlicePoints, SliceStack
 TRAITS = Traits(boxes=True)
 NATIVE_SIZE = 256  # SAM-Med2D's image, in whose pixels the settings of boxes are given
 CLICKS = (1, 3, 5, 9)  # how many clicks a correction may have
-_ENCODER = {"adapters": "backbone.image_encoder.*adapter.*", "lora": "backbone.image_encoder.*lora_*"}
-_ENCODER["full"] = "backbone.image_encoder.*"
 _ROWS = 8  # slices per forward pass outside training; fixed, so that results do not depend on what else runs
 
 
@@ -85,7 +82,7 @@ class Config(FrozenConfig):
     """
 
     prompts: Literal["none", "box", "points"] = "points"
-    adapt: Literal["adapters", "lora", "full"] = "adapters"
+    adapt: Adaptation = "adapters"
     zero_init: bool = True
     lora: LoraConfig = LoraConfig()
     multimask: bool = True
@@ -104,14 +101,8 @@ class Config(FrozenConfig):
 
 def build(config: Config, backbone: Backbone) -> BackboneOnly:
     """The backbone, with fresh adapters where it has none, or with LoRA."""
-    model = BackboneOnly(backbone)
-    if config.adapt == "adapters":
-        ensure_med2d_adapters(model.backbone, zero_init=config.zero_init)
-    elif config.adapt == "lora":
-        lora = config.lora
-        sam = cast(AdaptableBackbone, backbone)
-        inject_lora(sam, lora.rank, lora.alpha, lora.dropout, lora.targets, seed=draw_seed())
-    return model
+    adapt_encoder(backbone, config.adapt, config.lora, zero_init=config.zero_init)
+    return BackboneOnly(backbone)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
@@ -119,7 +110,7 @@ def stages(config: Config) -> tuple[Stage, ...]:
     return (
         Stage(
             name="tuning",
-            trainable=("backbone.mask_decoder.*", "backbone.prompt_encoder.*", _ENCODER[config.adapt]),
+            trainable=("backbone.mask_decoder.*", "backbone.prompt_encoder.*", encoder_parameters(config.adapt)),
             samples=lambda model, cases, cache: PromptedSlices(cases, config),
             losses=lambda model, batch: tuning_losses(cast(BackboneOnly, model), batch, config),
             settings=config.tuning,

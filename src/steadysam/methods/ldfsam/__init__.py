@@ -14,10 +14,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from steadysam.backbones.adapters import ensure_med2d_adapters
 from steadysam.backbones.backbone import Backbone
-from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
 from steadysam.embeddings import EmbeddingCache
+from steadysam.methods.adaptation import adapt_encoder, encoder_parameters
 from steadysam.methods.contract import Stage, Traits
 from steadysam.methods.detecting import box_rows, detect_stack, detector_images, detector_stages
 from steadysam.methods.ldfsam.config import Config
@@ -30,34 +29,24 @@ __all__ = ["TRAITS", "Config", "build", "segment", "stages"]
 
 TRAITS = Traits(points=False)
 _ROWS = 8  # slices per forward pass; fixed, so that results do not depend on what else runs
-_ENCODER = {"lora": ".*lora_*", "full": ".*", "adapters": ".*adapter.*"}
 
 
 def build(config: Config, backbone: Backbone) -> LdfSam:
     """The backbone, and a fresh detector, teacher and prompter as the configuration asks for them."""
-    if config.adapt == "lora":
-        lora = config.lora
-        sam = cast(AdaptableBackbone, backbone)
-        inject_lora(sam, lora.rank, lora.alpha, lora.dropout, lora.targets, seed=draw_seed())
-    if config.adapt == "adapters":
-        ensure_med2d_adapters(cast(nn.Module, backbone))
+    adapt_encoder(backbone, config.adapt, config.lora)
     return LdfSam(config, backbone)
 
 
 def stages(config: Config) -> tuple[Stage, ...]:
     """Detector first, if it is one that is trained: the teacher, then the student; then the masks."""
-    wanted = {"student": ("teacher", "student"), "teacher": ("teacher",), "random": ()}[config.generator]
+    wanted = {"student": ("teacher", "student"), "teacher": ("teacher",)}.get(config.generator, ())
     detector = [] if config.mode == "none" else detector_stages(config.detector)
     return (*(stage for stage in detector if stage.name in wanted), _mask_stage(config))
 
 
 def _mask_stage(config: Config) -> Stage:
     source = "teacher" if config.generator == "teacher" else "detector"
-    trained = [
-        f"backbone.image_encoder{_ENCODER[config.adapt]}",
-        "backbone.mask_decoder.*",
-        "backbone.prompt_encoder.*",
-    ]
+    trained = [encoder_parameters(config.adapt), "backbone.mask_decoder.*", "backbone.prompt_encoder.*"]
     if config.feature_mode:
         trained.append("prompter.*")
     if config.tuned:

@@ -7,11 +7,12 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from steadysam.augment import AugmentConfig
+from steadysam.methods.adaptation import Adaptation
 from steadysam.methods.contract import FrozenConfig, LoraConfig, StageSettings
 from steadysam.methods.detecting import DetectorConfig
 
 Mode = Literal["SD", "S", "D", "box", "none"]
-Generator = Literal["student", "teacher", "random"]
+Generator = Literal["student", "teacher", "random", "fresh"]
 
 
 class Masks(StageSettings):
@@ -29,8 +30,8 @@ class Config(FrozenConfig):
 
     Args:
         detector: the detector and its distillation.
-        generator: whose features prompt: the (distilled) student's, the teacher's, or, as a control, those of a
-            detector that nobody trained.
+        generator: whose features prompt: the (distilled) student's, the teacher's, or, as controls, those of a
+            detector that nobody trained (`random`) or that is trained with the masks only (`fresh`).
         mode: sparse and dense feature prompts (`SD`), one of them, the boxes that the detector finds, or `none`: the
             segmenter by itself, trained as long.
         tokens: number of sparse prompts.
@@ -52,7 +53,7 @@ class Config(FrozenConfig):
     detector_rate: float = Field(default=0.1, gt=0, le=1)
     multimask: bool = True
     box_jitter: float = Field(default=0.1, ge=0, le=0.5)
-    adapt: Literal["lora", "full", "adapters"] = "lora"
+    adapt: Adaptation = "lora"
     lora: LoraConfig = LoraConfig()
     augment: AugmentConfig = AugmentConfig(scale=0.1, gamma=0.2)
     masks: Masks = Masks()

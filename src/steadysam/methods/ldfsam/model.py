@@ -27,8 +27,9 @@ class LdfSam(nn.Module):
         self.detector = None
         if asks and config.generator != "teacher":
             # one that nobody trains has to see something: a fresh one is all but blind (`untrained_detector`)
-            self.detector = untrained_detector(size) if config.generator == "random" else Detector(size)
-        taught = asks and config.detector.teacher and config.generator != "random"
+            trained = config.generator == "student"
+            self.detector = Detector(size) if trained else untrained_detector(size)
+        taught = asks and config.detector.teacher and config.generator in ("student", "teacher")
         self.teacher = Detector(config.detector.teacher) if taught and config.detector.teacher else None
         self.prompter = None
         if config.feature_mode:

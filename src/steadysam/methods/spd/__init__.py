@@ -13,10 +13,10 @@ from typing import cast
 from torch import nn
 
 from steadysam.backbones.backbone import Backbone
-from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
 from steadysam.backbones.rows import FeaturePrompts
 from steadysam.detection.yolo import Detector
 from steadysam.embeddings import EmbeddingCache
+from steadysam.methods.adaptation import adapt_encoder, encoder_parameters
 from steadysam.methods.contract import Stage
 from steadysam.methods.detecting import detector_images, detector_stages
 from steadysam.methods.feature_prompting import make_prompter
@@ -37,10 +37,7 @@ __all__ = ["Config", "build", "segment", "stages"]
 
 def build(config: Config, backbone: Backbone) -> Spd:
     """SPD on `backbone`; with `adapt = lora` the encoder gets adapters that start as the identity."""
-    if config.adapt == "lora":
-        lora = config.lora
-        sam = cast(AdaptableBackbone, backbone)
-        inject_lora(sam, lora.rank, lora.alpha, lora.dropout, lora.targets, seed=draw_seed())
+    adapt_encoder(backbone, config.adapt, config.lora)
     head = SaliencyHead(
         backbone.embedding_channels,
         backbone.embedding_size,
@@ -64,12 +61,11 @@ def stages(config: Config) -> tuple[Stage, ...]:
 
     Where features prompt, the detector's stages come between them, and stage 2 trains the prompter, too.
     """
-    encoder = "backbone.image_encoder.*lora_*" if config.adapt == "lora" else "backbone.image_encoder.*"
     features = config.feature_prompts
     return (
         Stage(
             name="saliency",
-            trainable=("saliency_head.*", encoder),
+            trainable=("saliency_head.*", encoder_parameters(config.adapt)),
             samples=lambda model, cases, cache: AugmentedSlices(cases, config.augment, prompted=False),
             losses=lambda model, batch: saliency_losses(cast(Spd, model), batch, config),
             settings=config.stage1,
