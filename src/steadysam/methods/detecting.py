@@ -177,7 +177,7 @@ def detector_losses(
 
     In eval mode, which is validation, `ap_loss` is added, by which the best epoch is chosen: 100 (1 - AP) of the batch.
     The other terms cannot tell: task-aligned targets are as weak as the boxes that a network draws, so that one which
-    finds nothing has a loss near 0.
+    finds nothing has a loss near 0. The teacher's terms are left out there, so that all students are chosen alike.
     """
     images, truth = batch.tensors["images"], truth_of(batch)
     found = detector(images)
@@ -188,7 +188,7 @@ def detector_losses(
         **{"top_k": config.top_k, "alpha": config.alpha, "beta": config.beta},
     )
     if not detector.training:
-        terms["ap_loss"] = ap_loss(found, truth, config)
+        return {**terms, "ap_loss": ap_loss(found, truth, config)}
     if teacher is None:
         return terms
     with torch.no_grad():
