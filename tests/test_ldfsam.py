@@ -218,7 +218,7 @@ def test_one_object_takes_a_component_and_its_box():
 def test_both_views_of_a_sample_move_together():
     case = small_case(*EMPTY)
     detail = np.repeat(np.repeat(case.stack.images, 2, axis=2), 2, axis=3)
-    case = replace(case, stack=replace(case.stack, detail=detail))
+    case = replace(case, stack=replace(case.stack, detail=np.rint(detail * 255).astype(np.uint8)))
     config = settings(augment=AugmentConfig(rotate_degrees=40, rotate_probability=1), detector={"image_size": SIZE * 2})
     batch = MaskSamples([case], config).batch([0, 1, 2], Chance(3, "masks", 0, training=True))
     shrunk = torch.nn.functional.avg_pool2d(batch.tensors["detail"], 2)[:, :1]

@@ -67,7 +67,7 @@ class Material:
 
     def batch(self, indices, chance):
         rows = [self.rows[i] for i in indices]
-        images = torch.stack([torch.from_numpy(np.array(case.stack.detail[t])) for case, t in rows])
+        images = torch.stack([torch.from_numpy(case.stack.detail[t]).float() / 255 for case, t in rows])
         masks = torch.stack([torch.from_numpy(case.detail_masks[t][None].astype(np.float32)) for case, t in rows])
         return Batch({"images": images + (chance.epoch * 0.01 if chance.training else 0), "masks": masks})
 

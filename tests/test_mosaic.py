@@ -39,7 +39,7 @@ def case_of(depth=6, size=SIZE, channels=1, name="a", detail=0, seed=0) -> Train
     stack = SliceStack(images, Frame(size, size, size), Preprocess(size=size), f"{name}-{seed}")
     fine = None
     if detail:
-        stack = replace(stack, detail=rng.random((depth, channels, detail, detail)).astype(np.float32))
+        stack = replace(stack, detail=rng.integers(0, 256, (depth, channels, detail, detail), dtype=np.uint8))
         fine = masks.repeat(detail // size, 1).repeat(detail // size, 2)
     return TrainingCase(name, stack, masks, (SlicePoints.empty(),) * depth, None, fine)
 
@@ -259,7 +259,7 @@ def test_the_detail_is_taken_where_there_is_one():
     assert case.stack.detail is not None
     config = PLAIN.model_copy(update={"image_size": 64})
     image, boxes = sample(config, index=3, cases=[case], at=chance(training=False))
-    assert torch.equal(image, torch.from_numpy(case.stack.detail[3]))
+    assert torch.equal(image, torch.from_numpy(case.stack.detail[3]).float() / 255)
     assert boxes.tolist() == [[6, 4, 40, 14], [44, 40, 56, 60]]
     plain = replace(case, detail_masks=None)
     assert sample(config, 3, cases=[plain], at=chance(training=False))[1].tolist() == boxes.tolist()

@@ -111,7 +111,9 @@ def test_large_details_are_mapped_from_disk(fine_config, tmp_path, monkeypatch):
     given = (fine_config, "a", volume, Mask(volume.array > 150, grid), Prompts(), None)
     held = make_case(*given, tmp_path)
     assert not list(tmp_path.rglob("*.npy"))
-    monkeypatch.setattr(training_data, "_SPILL_BYTES", 20_000)  # 5 slices: 5 kB at 16 pixels, 32 kB at 40
+    monkeypatch.setattr(
+        training_data, "_SPILL_BYTES", 7_000
+    )  # 5 slices: 5 kB in float32 at 16 pixels, 8 kB in bytes at 40
     mapped = make_case(*given, tmp_path)
     assert len(list(tmp_path.rglob("*-detail40*.npy"))) == len(list(tmp_path.rglob("*.npy"))) == 2
     assert isinstance(mapped.stack.detail, np.memmap)

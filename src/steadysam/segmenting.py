@@ -106,7 +106,7 @@ def detail_size(run: Run) -> int:
     return int(getattr(run.settings, "detail_size", 0))
 
 
-def _foreign_detail(run: Run, volume: Volume, depth: int) -> NDArray[np.float32]:
+def _foreign_detail(run: Run, volume: Volume, depth: int) -> NDArray[np.uint8]:
     size = detail_size(run)
     if not size:
         raise ConfigError("DETAIL_UNUSED", f"{run.config.method_name} looks at slices at one size only")

@@ -244,7 +244,7 @@ def _spilled(
         masks = _mapped(folder / f"{key}-masks.npy", masks)
     if stack.detail is not None and fine is not None and stack.detail.nbytes > _SPILL_BYTES:
         key, size = content_key(stack.key, np.packbits(fine)), stack.detail.shape[-1]
-        stack = replace(stack, detail=_mapped(folder / f"{key}-detail{size}.npy", stack.detail))
+        stack = replace(stack, detail=_mapped(folder / f"{key}-detail{size}-bytes.npy", stack.detail))
         fine = _mapped(folder / f"{key}-detail{size}-masks.npy", fine)
     return stack, masks, fine
 

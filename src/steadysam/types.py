@@ -293,8 +293,8 @@ class SliceStack:
         preprocess: how it was made.
         key: content hash of voxels, geometry of the cut and preprocessing (names cached embeddings).
         coarse: (D, S, S) bool, a mask to be refined, for methods that refine one.
-        detail: (D, C, F, F) float32 in [0, 1], the same slices at F pixels, same window and fit, for methods that look
-            at two sizes; `key` does not depend on it.
+        detail: (D, C, F, F) uint8, [0, 1] as 0 to 255, the same slices at F pixels, same window and fit, for methods
+            that look at two sizes; `key` does not depend on it.
     """
 
     images: NDArray[np.float32]
@@ -302,7 +302,7 @@ class SliceStack:
     preprocess: Preprocess
     key: str
     coarse: NDArray[np.bool_] | None = None
-    detail: NDArray[np.float32] | None = None
+    detail: NDArray[np.uint8] | None = None
 
     @property
     def depth(self) -> int:

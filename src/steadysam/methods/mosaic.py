@@ -129,8 +129,11 @@ def detector_images(stack: SliceStack, rows: slice, size: int) -> Tensor:
 
 def _fitted(stack: SliceStack, rows: slice, size: int) -> Tensor:
     """(B, C, F, F): the stack's `detail` where it has that size, else its images, resized."""
-    found = stack.images if stack.detail is None else stack.detail
-    images = torch.from_numpy(np.array(found[rows], np.float32))  # a copy: the stack may be a read-only map of a file
+    # copies: the stack may be a read-only map of a file
+    if stack.detail is None:
+        images = torch.from_numpy(np.array(stack.images[rows], np.float32))
+    else:
+        images = torch.from_numpy(np.array(stack.detail[rows])).float() / 255
     if images.shape[-1] == size:
         return images
     return F.interpolate(images, (size, size), mode="bilinear", align_corners=False, antialias=True).clamp(0, 1)
