@@ -27,7 +27,17 @@ def run(toy_dataset, tmp_path_factory) -> Path:
 
 
 def test_a_case_with_truth(run, toy_dataset, tmp_path, capsys):
-    words = ["detect", run, toy_dataset / "imagesTs", "--labels", toy_dataset / "labelsTs", "-o", tmp_path / "out"]
+    words = [
+        "detect",
+        "-i",
+        toy_dataset / "imagesTs",
+        "-m",
+        run,
+        "--labels",
+        toy_dataset / "labelsTs",
+        "-o",
+        tmp_path / "out",
+    ]
     assert steadysam(*words, "-d", "cpu", "--threads", 1) == 0
     assert {"AP50", "AP75", "AP", "toy_5"} <= set(capsys.readouterr().out.split())
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -46,7 +56,17 @@ def test_a_longer_run_finds_the_blob(toy_dataset, tmp_path):
     content = values(toy_dataset, 40)
     content["method"]["detector"]["student_stage"]["batch_size"] = 4
     folder = train(make_config(content), tmp_path / "run")
-    words = ["detect", folder, toy_dataset / "imagesTs", "--labels", toy_dataset / "labelsTs", "-o", tmp_path / "out"]
+    words = [
+        "detect",
+        "-i",
+        toy_dataset / "imagesTs",
+        "-m",
+        folder,
+        "--labels",
+        toy_dataset / "labelsTs",
+        "-o",
+        tmp_path / "out",
+    ]
     assert steadysam(*words, "--threads", 1) == 0
     (row,) = read_json(tmp_path / "out" / "detection.json")["rows"]
     assert row["AP50"] > 0.6
@@ -54,7 +74,7 @@ def test_a_longer_run_finds_the_blob(toy_dataset, tmp_path):
 
 
 def test_the_record(run, toy_dataset, tmp_path):
-    words = ["detect", run, toy_dataset / "imagesTs" / "toy_5_0000.nii.gz", "-o", tmp_path / "out"]
+    words = ["detect", "-i", toy_dataset / "imagesTs" / "toy_5_0000.nii.gz", "-m", run, "-o", tmp_path / "out"]
     assert steadysam(*words, "-d", "cpu", "--threads", 1, "--confidence", 0.002, "--per-slice", 1) == 0
     record = read_json(tmp_path / "out" / "run.json")
     assert record["run"]["weights_sha256"] == sha256_file(run / "weights.safetensors")
@@ -73,13 +93,25 @@ def test_the_record(run, toy_dataset, tmp_path):
 
 def test_the_same_command_gives_the_same_bytes(run, toy_dataset, tmp_path):
     for name in ("a", "b"):
-        words = ["detect", run, toy_dataset / "imagesTs", "-o", tmp_path / name, "--threads", 1, *ANY]
+        words = ["detect", "-i", toy_dataset / "imagesTs", "-m", run, "-o", tmp_path / name, "--threads", 1, *ANY]
         assert steadysam(*words) == 0
     assert (tmp_path / "a" / "toy_5.json").read_bytes() == (tmp_path / "b" / "toy_5.json").read_bytes()
 
 
 def test_a_model_takes_the_boxes_as_prompts(run, toy_dataset, tmp_path):
-    words = ["detect", run, toy_dataset / "imagesTs", "--per-slice", 1, "-o", tmp_path / "found", "--threads", 1]
+    words = [
+        "detect",
+        "-i",
+        toy_dataset / "imagesTs",
+        "-m",
+        run,
+        "--per-slice",
+        1,
+        "-o",
+        tmp_path / "found",
+        "--threads",
+        1,
+    ]
     assert steadysam(*words, *ANY) == 0
     predict = ["predict", "-i", toy_dataset / "imagesTs", "--prompts", tmp_path / "found", "-m", "steadysam-tiny"]
     assert steadysam(*predict, "-o", tmp_path / "out", "--threads", 1, "--cache", "off") == 0
@@ -94,7 +126,7 @@ def test_one_bad_case_stops_no_other(run, toy_dataset, tmp_path, capsys):
     shutil.copytree(toy_dataset / "labelsTr", labels)
     (labels / "toy_1.nii.gz").unlink()
     (images / "toy_2_0000.nii.gz").write_bytes(b"no image")
-    words = ["detect", run, images, "--labels", labels, "-o", tmp_path / "out", "--threads", 1]
+    words = ["detect", "-i", images, "-m", run, "--labels", labels, "-o", tmp_path / "out", "--threads", 1]
     assert steadysam(*words) == 6
     failures = (tmp_path / "out" / "failures.jsonl").read_text("utf-8").splitlines()
     assert len(failures) == 2
@@ -114,7 +146,8 @@ def test_errors(run, toy_dataset, toy_run, tmp_path, capsys):
         ((run, images, "--labels", tmp_path / "none"), 4, "FILE_MISSING"),
         ((run, images, "--confidence", 2), 3, "CONFIG_VALUE"),
     ]
-    for words, code, said in cases:
+    for (model, source, *more), code, said in cases:
+        words = ("-m", model, "-i", source, *more)
         assert steadysam("detect", *words, "-o", tmp_path / "out", "--threads", 1) == code, words
         assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()

@@ -17,9 +17,9 @@ _PICTURED = 12  # cases in the contact sheet
 
 
 def detect(
-    run: Path,
-    images: Path,
     *,
+    input_: Annotated[Path, Parameter(name=["--input", "-i"])],
+    model: Annotated[Path, Parameter(name=["--model", "-m"])],
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     labels: Path | None = None,
     label: str | None = None,
@@ -40,19 +40,19 @@ def detect(
 
     For example:
 
-        steadysam detect runs/boxes DATASET/imagesTs --labels DATASET/labelsTs -o found
+        steadysam detect -i DATASET/imagesTs -m runs/boxes --labels DATASET/labelsTs -o found
 
     Boxes as prompts, one per slice, for a model that was not trained here:
 
-        steadysam detect runs/boxes DATASET/imagesTs --per-slice 1 -o found
+        steadysam detect -i DATASET/imagesTs -m runs/boxes --per-slice 1 -o found
         steadysam predict -i DATASET/imagesTs --prompts found -m steadysam-tiny -o out
 
     Parameters
     ----------
-    run
-        Run folder of the method detector or ldfsam.
-    images
+    input_
         Image file (NIfTI, NRRD, MHA, PNG, JPEG) or folder of them.
+    model
+        Run folder of the method detector or ldfsam.
     output
         Folder to write.
     labels
@@ -82,11 +82,11 @@ def detect(
     from steadysam.runs import load_run
     from steadysam.training import computing
 
-    trained = load_run(run, device)
+    trained = load_run(model, device)
     axis = slice_axis if slice_axis is not None else trained.record["data"].get("slice_axis")
     options = DetectOptions(axis, confidence, overlap, per_slice)
     truth = None if labels is None else Truth(labels, label_values(label))
-    jobs = find_jobs(images, None, channel)
+    jobs = find_jobs(input_, None, channel)
     sheet = _Sheet([job.name for job in jobs])
     compute = trained.config.compute.model_copy(
         update={"device": str(trained.device), "threads": threads, "precision": "no"}

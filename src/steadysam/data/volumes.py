@@ -170,7 +170,8 @@ def _grid(path: Path, shape: Sequence[int], affine: NDArray[Any], axis: int | No
         axis, reason = choose_slice_axis(affine, shape)
     if axis not in (0, 1, 2):
         raise InputError("SLICE_AXIS", "no such axis", seen=axis, expected="0, 1 or 2")
-    log.info("%s: slices across axis %d (%s)", path, axis, reason)
+    if shape[axis] > 1:  # a picture is one slice
+        log.info("%s: slices across axis %d (%s)", path, axis, reason)
     return Grid((shape[0], shape[1], shape[2]), np.asarray(affine, np.float64) + 0.0, axis, header)  # no -0
 
 
