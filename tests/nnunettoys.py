@@ -12,6 +12,8 @@ PLAN = """
 folder = Path(os.environ["nnUNet_preprocessed"]) / "Dataset001_Target"
 folder.mkdir(parents=True)
 (folder / "splits_final.json").write_text("[]")
+plans = {"2d": {"batch_size": 13, "patch_size": [24, 16]}, "3d_fullres": {"batch_size": 2, "patch_size": [10, 24, 16]}}
+(folder / "nnUNetPlans.json").write_text(json.dumps({"configurations": plans}))
 """
 TRAIN = """
 name = f"{given('-tr')}__nnUNetPlans__{sys.argv[2]}"

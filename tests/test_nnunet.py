@@ -244,7 +244,7 @@ def test_the_exported_data_set_trains_our_methods_on_the_same_fold(finished):
 
 
 def test_a_trainer_in_bfloat16_is_written_beside_the_run(data, tmp_path):
-    run = train(data, tmp_path / "run", TrainOptions("2d", 10, 22, "bf16", device="cpu", workers=1))
+    run = train(data, tmp_path / "run", TrainOptions("2d", 10, 22, precision="bf16", device="cpu", workers=1))
     assert read_run(run)["trainer"] == "SteadyTrainer_10x22_bf16"
     (file,) = (run / "trainers").iterdir()
     with pytest.MonkeyPatch.context() as patch:  # nnU-Net's class, as far as ours uses it
@@ -270,3 +270,15 @@ def test_a_trainer_in_bfloat16_is_written_beside_the_run(data, tmp_path):
     assert found.dtype == torch.float32  # as the loss wants it
     assert 0 < (found - exact).abs().max() < 0.05
     assert set(trainer.network.state_dict()) == {"weight", "bias"}
+
+
+@pytest.mark.parametrize("configuration, steps", [("2d", 22), ("3d_fullres", 14)])
+def test_a_budget_of_slices_is_shared_out_among_the_plans_batches(data, tmp_path, configuration, steps):
+    """2880 slices in ten epochs: of 13 slices per step, or of two patches of ten."""
+    run = train(data, tmp_path / "run", TrainOptions(configuration, 10, slices=2880, device="cpu", workers=1))
+    assert read_run(run)["trainer"] == f"SteadyTrainer_10x{steps}"
+    assert read_run(run)["steps"] == steps
+    with pytest.raises(ConfigError, match="slices: 20"):
+        train(data, run, TrainOptions(configuration, 10, slices=20, device="cpu"), resume=True)
+    few = train(data, tmp_path / "few", TrainOptions(configuration, 10, slices=20, device="cpu", workers=1))
+    assert read_run(few)["steps"] == 1

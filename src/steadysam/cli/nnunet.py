@@ -97,6 +97,7 @@ def train(
     label: str | None = None,
     epochs: int = 1000,
     steps: int = 250,
+    slices: int = 0,
     precision: Literal["own", "bf16"] = "own",
     fold: Annotated[int | None, Parameter(name=["--fold", "-f"])] = None,
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
@@ -129,6 +130,9 @@ def train(
     steps
         Training steps per epoch. Only 250 is nnU-Net's own training; fewer is for slow machines, by a trainer of ours
         that sets this number, and is recorded.
+    slices
+        Instead of --steps: so many slices in all epochs together; the steps follow from nnU-Net's plan. For comparisons
+        on one budget.
     precision
         own, or bf16: bfloat16 on a CPU, where nnU-Net has float32 only; twice as fast where the CPU knows it.
     fold
@@ -147,7 +151,7 @@ def train(
     from steadysam.external.nnunet.training import TrainOptions
     from steadysam.external.nnunet.training import train as run_training
 
-    options = TrainOptions(configuration, epochs, steps, precision, device, workers)
+    options = TrainOptions(configuration, epochs, steps, slices, precision, device, workers)
     data = _data(dataset, label, fold, config, settings)
     log.info("training; follow it in %s", output / "logs" / "train.log")
     with _progress() as track:

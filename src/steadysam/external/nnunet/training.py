@@ -41,6 +41,8 @@ class TrainOptions:
         configuration: `2d` or `3d_fullres`.
         epochs: a key of `TRAINERS`.
         steps: per epoch; other than 250 it is no longer nnU-Net's own training.
+        slices: instead, so many slices in all epochs together: the steps follow from the plan's batch and patch, at
+            least one per epoch. For comparisons on one budget.
         precision: `bf16` trains in bfloat16 on a CPU, where nnU-Net has float32 only.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         workers: processes for preprocessing and export; 0 is one per core, at most 8.
@@ -49,6 +51,7 @@ class TrainOptions:
     configuration: Configuration = "2d"
     epochs: int = 1000
     steps: int = STEPS_PER_EPOCH
+    slices: int = 0
     precision: Precision = "own"
     device: str = "auto"
     workers: int = 0
@@ -83,7 +86,6 @@ def train(
         "device": choose_device(environment, options.device),
     }
     record = _begin(run, asked, resume)
-    record["trainer"] = write_trainer(run / "trainers", options.epochs, options.steps, options.precision)
     record["versions"] = {"steadysam": steadysam.__version__, **environment.facts["versions"]}
     if record["status"] == "begun":
         sweep_temporaries(run / "raw")
@@ -93,6 +95,8 @@ def train(
     if record["status"] == "exported":
         _plan(environment, run, record)
     if record["status"] == "planned":
+        record["steps"] = _steps_of(run, options)
+        record["trainer"] = write_trainer(run / "trainers", options.epochs, record["steps"], options.precision)
         _fit(environment, run, record, resume)
     return run
 
@@ -163,16 +167,15 @@ def _begin(run: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
             fix = "choose another name, or go on with --continue"
             raise FileSystemError("FS_EXISTS", "the folder holds a run already", file=run, fix=fix)
         free = ("workers", "device")  # where and by how many it is computed
-        changed = sorted(
-            key for key, value in asked.items() if key not in free and record["asked"].get(key, "own") != value
-        )
+        known = {**asdict(TrainOptions()), **record["asked"]}  # an option may be younger than the run
+        changed = sorted(key for key, value in asked.items() if key not in free and known[key] != value)
         if changed:
             raise ConfigError(
                 "NNUNET_CHANGED",
                 "this run was begun with other settings",
                 file=run,
                 seen=", ".join(f"{key}: {asked[key]}" for key in changed),
-                expected=", ".join(f"{key}: {record['asked'][key]}" for key in changed),
+                expected=", ".join(f"{key}: {known[key]}" for key in changed),
             )
         return {**record, "asked": asked}
     if run.exists() and any(run.iterdir()):
@@ -203,6 +206,16 @@ def _plan(environment: Environment, run: Path, record: dict[str, Any]) -> None:
     write_json(run / "preprocessed" / DATASET / "splits_final.json", read_json(run / "raw" / DATASET / _SPLITS))
     record["commands"].append(done.record())
     _save(run, record, "planned")
+
+
+def _steps_of(run: Path, options: TrainOptions) -> int:
+    """Steps per epoch: as asked, or those in which the plan's batches hold the slices asked for."""
+    if not options.slices:
+        return options.steps
+    plan = read_json(run / "preprocessed" / DATASET / f"{PLANS}.json")["configurations"][options.configuration]
+    patch = plan["patch_size"]  # its first axis is the one across slices
+    per_step = plan["batch_size"] * (patch[0] if len(patch) == 3 else 1)
+    return max(1, round(options.slices / (options.epochs * per_step)))
 
 
 def _fit(environment: Environment, run: Path, record: dict[str, Any], resume: bool) -> None:
