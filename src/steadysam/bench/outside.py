@@ -25,7 +25,7 @@ def train_nnunet(group: Group, run: str) -> Path:
     """
     spec, config = group.suite.runs[run].nnunet or NnUnet(), group.config(run)
     folder = group.folder / slug(run)
-    options = TrainOptions(**spec.model_dump(), device=config.compute.device, workers=1)
+    options = TrainOptions(**spec.model_dump(exclude={"mirroring"}), device=config.compute.device, workers=1)
     train(config.data, folder, options, resume=True)
     path = group.record_path(run)
     if not path.exists():
@@ -49,6 +49,11 @@ class NnUnetSegmenter:
         labels, _ = read_label_map(self.masks / f"{case}{mask_ending(volume)}", slice_axis=volume.grid.slice_axis)
         return Mask(labels > 0, volume.grid), Prompts(), None
 
+    @property
+    def spec(self) -> NnUnet:
+        """What the suite asks for."""
+        return self.group.suite.runs[self.run].nnunet or NnUnet()
+
     @cached_property
     def folder(self) -> Path:
         """The run."""
@@ -67,7 +72,8 @@ class NnUnetSegmenter:
                 link = images / case.image.name
                 link.unlink(missing_ok=True)
                 link.symlink_to(case.image.resolve())
-            predict(folder, images, output, device=self.group.config(self.run).compute.device, workers=1)
+            device, mirroring = self.group.config(self.run).compute.device, self.spec.mirroring
+            predict(folder, images, output, device=device, workers=1, mirroring=mirroring)
         return output
 
     def facts(self) -> dict[str, Any]:

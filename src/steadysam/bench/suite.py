@@ -99,13 +99,18 @@ class PromptSpec(FrozenConfig):
 
 
 class NnUnet(FrozenConfig):
-    """nnU-Net itself, by its own commands: its plan, training and inference, our split (`TrainOptions`)."""
+    """nnU-Net itself, by its own commands: its plan, training and inference, our split.
+
+    Args:
+        mirroring: test-time augmentation. The others: see `TrainOptions`.
+    """
 
     configuration: Literal["2d", "3d_fullres"] = "2d"
     epochs: int = Field(default=1000, ge=1)
     steps: int = Field(default=250, ge=1)
     slices: int = Field(default=0, ge=0)
     precision: Literal["own", "bf16"] = "own"
+    mirroring: bool = True
 
 
 class RunSpec(FrozenConfig):

@@ -31,6 +31,9 @@ class {name}(nnUNetTrainer):
         self.num_epochs = {epochs}
         self.num_iterations_per_epoch = {steps}
         self.num_val_iterations_per_epoch = {val_steps}
+
+    def perform_actual_validation(self, save_probabilities=False):
+        """Nothing reads the masks of the validation cases."""
 '''
 _BF16 = """
     def initialize(self):
