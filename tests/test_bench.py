@@ -1,5 +1,7 @@
 """A suite from file to cells: on the toy data set, with every kind of row that has a rule of its own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -214,6 +216,14 @@ def test_jobs_begin_with_one_seed_of_all_targets_and_can_be_shared(store):
     assert group.rows == ["SPD", "SPD, raw", "Local"], "frozen and tuning have one seed"
     assert suite.prompts_of("SPD", "blob", 0) == ("noisy", "worse")
     assert suite.prompts_of("SPD", "blob", 1) == ("noisy",)
+
+
+def test_rows_may_be_scored_on_some_targets_only():
+    suite = read_suite(Path(__file__).parents[1] / "benchmarks" / "suites" / "ldfsam_cpu.toml")
+    assert not suite.scores("UNet, 10 %", "RV", 10)
+    assert suite.scores("UNet, 10 %", "ISIC", 123)
+    assert not suite.scores("UNet, 50 %", "ISIC", 123)
+    assert suite.scores("UNet", "RV", 123)
 
 
 @pytest.mark.parametrize(

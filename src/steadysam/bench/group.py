@@ -84,9 +84,9 @@ class Group:
 
     @property
     def rows(self) -> list[str]:
-        """The rows that are scored with this seed."""
+        """The rows that are scored on this target with this seed."""
         wanted = [row for row in self.suite.rows if self.options.takes(self.suite, row)]
-        return [row for row in wanted if self.seed in self.suite.seeds_of(row)]
+        return [row for row in wanted if self.suite.scores(row, self.target, self.seed)]
 
     def config(self, run: str) -> RunConfig:
         """The configuration of a run; what all runs share, then what the run says."""

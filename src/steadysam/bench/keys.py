@@ -19,7 +19,7 @@ ADDED_LATER: Mapping[str, Any] = {
 ADDED_TO_ROWS: Mapping[str, Any] = {"detail_from": "own"}
 ADDED_TO_PROMPTS: Mapping[str, Any] = {"nothing": False}
 # where tables and figures show a row, and with what it is scored: no part of its settings
-_SHOWN = {"prompts", "group", "figure", "x", "column", "also", "seeds"}
+_SHOWN = {"prompts", "group", "figure", "x", "column", "also", "seeds", "targets"}
 
 
 def decisive(config: RunConfig) -> dict[str, Any]:

@@ -62,7 +62,7 @@ def progress(suite: Suite, store: Path, work: Work, options: Options) -> tuple[i
     done = total = 0
     for target, seed in jobs_of(suite, work):
         for row in suite.rows:
-            if options.takes(suite, row) and seed in suite.seeds_of(row):
+            if options.takes(suite, row) and suite.scores(row, target, seed):
                 sets = options.prompt_sets(suite, row, target, seed)
                 paths = [cell_path(store, target, seed, row, prompts) for prompts in sets]
                 total += len(paths)

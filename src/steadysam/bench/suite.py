@@ -170,6 +170,7 @@ class RowSpec(FrozenConfig):
         detail_from: `another` takes the images at the second size, of which a method such as LDFSAM makes its prompts,
             from the next test case of another patient: a control that tells what prompts contribute.
         seeds: as for runs.
+        targets: those that it is scored on; without it all of the suite.
     """
 
     run: str
@@ -184,6 +185,7 @@ class RowSpec(FrozenConfig):
     also: tuple[Place, ...] = ()
     detail_from: Literal["own", "another"] = "own"
     seeds: tuple[int, ...] | None = None
+    targets: tuple[str, ...] = ()
 
 
 SHOWN_SOMETIMES = ("column", "also")  # facts that a cell has only where the suite says something
@@ -240,6 +242,7 @@ class Suite(FrozenConfig):
             _known(f"rows.{name}.run", [row.run], self.runs)
             _known(f"rows.{name}.coarse", [row.coarse], self.rows)
             _known(f"rows.{name}.prompts", row.prompts, self.prompts)
+            _known(f"rows.{name}.targets", row.targets, self.targets)
             if isinstance(row.points, PointsFrom):
                 _known(f"rows.{name}.points.run", [row.points.run], self.runs)
         return self
@@ -254,10 +257,11 @@ class Suite(FrozenConfig):
         spec = self.prompts[name]
         return spec.simulator is None and not spec.nothing and (spec.base is None or self._strokes(spec.base))
 
-    def seeds_of(self, row: str) -> tuple[int, ...]:
-        """The seeds of a row: its own, else its run's, else the suite's."""
+    def scores(self, row: str, target: str, seed: int) -> bool:
+        """Whether a row is scored on a target with a seed: one of its own, else of its run's, else any of the suite."""
         spec = self.rows[row]
-        return spec.seeds or self.runs[spec.run].seeds or self.seeds
+        seeds = spec.seeds or self.runs[spec.run].seeds or self.seeds
+        return target in (spec.targets or self.targets) and seed in seeds
 
 
 def read_suite(path: str | Path) -> Suite:
