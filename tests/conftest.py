@@ -54,6 +54,14 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(11)
 
 
+@pytest.fixture(autouse=True, scope="session")
+def checkpoints_after_every_epoch():
+    """Epochs take milliseconds here."""
+    from steadysam import loop
+
+    loop.SAVE_SECONDS = 0
+
+
 @pytest.fixture(autouse=True)
 def steadysam_home(tmp_path, monkeypatch) -> Path:
     """Caches and weights of tests stay in the test's own folder."""

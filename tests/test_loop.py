@@ -228,6 +228,33 @@ def test_a_killed_run_ends_with_the_same_bytes(toy_dataset, finished, tmp_path, 
         assert all(torch.equal(a[key], b[key]) for key in a), kind
 
 
+def test_fewer_checkpoints_change_no_result(toy_dataset, finished, tmp_path, monkeypatch):
+    """Killed with none but the first stage's: the second starts anew, and its log with it."""
+    original, saves, validated = loop.save_step, [], []
+
+    def counted(folder, stage, epoch, *rest):
+        saves.append((stage, epoch))
+        return original(folder, stage, epoch, *rest)
+
+    def killing(step_module, stage, *rest):
+        validated.append(stage.name)
+        if validated.count("student") == 3 and len(validated) == validated.count("teacher") + 3:
+            raise KeyboardInterrupt
+        return validate(step_module, stage, *rest)
+
+    validate = loop._validate
+    monkeypatch.setattr(loop, "SAVE_SECONDS", 3600)
+    monkeypatch.setattr(loop, "save_step", counted)
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "_validate", killing)
+        with pytest.raises(KeyboardInterrupt):
+            run(toy_dataset, tmp_path / "run", schedule="linear")
+    run(toy_dataset, tmp_path / "run", resume=True, schedule="linear")
+    assert [stage for stage, _ in saves] == ["teacher", "student"]
+    for name in ("weights.safetensors", "logs/student-metrics.csv"):
+        assert sha256_file(tmp_path / "run" / name) == sha256_file(finished / name), name
+
+
 def test_what_only_training_needs_is_dropped(finished):
     weights = read_safetensors(finished / "weights.safetensors")
     assert not any(name.startswith("teacher.") for name in weights)

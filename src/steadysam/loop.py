@@ -32,6 +32,7 @@ from steadysam.logs import EpochBar, TrainingLog
 from steadysam.methods.contract import Batch, Chance, Samples, Stage, StageSettings, TrainingCase
 from steadysam.optimisation import Optimisation, make_optimisation, set_rate
 
+SAVE_SECONDS = 20  # with short epochs of large networks, checkpoints would take as long as the training
 _BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -71,6 +72,8 @@ def train_stage(
 ) -> StageState:
     """Train one stage from its newest checkpoint (or from the start) and leave the best weights in the model.
 
+    A checkpoint is written after an epoch, but not within `SAVE_SECONDS` of the last; results do not depend on it.
+
     Args:
         cases: training and validation cases; without validation cases the training loss decides.
         run_folder: `checkpoints/` and `logs/` are written below it.
@@ -87,6 +90,7 @@ def train_stage(
     step_module, work.optimizer = accelerator.prepare(StageStep(model, stage), work.optimizer)
     work.buffers = stage_buffers(model, stage)  # moving a module puts new tensors in the place of its buffers
     log = TrainingLog(run_folder / "logs", stage.name, state.epoch, enabled=accelerator.is_main_process)
+    saved = time.monotonic()
     with log, EpochBar(stage.name, settings.epochs, state.epoch, accelerator.is_main_process) as bar:
         while state.epoch < settings.epochs and not state.finished:
             started = time.monotonic()
@@ -104,7 +108,10 @@ def train_stage(
             state.finished = state.epoch - state.best_epoch >= settings.early_stop
             log.epoch(state.epoch, rate, trained, watched, time.monotonic() - started)
             bar.epoch(state.epoch, watched["loss"], state.best_loss)
-            _save(run_folder / "checkpoints", stage.name, state, work, accelerator)
+            due = time.monotonic() - saved >= SAVE_SECONDS or accelerator.num_processes > 1  # clocks may differ
+            if due or state.finished or state.epoch == settings.epochs:
+                _save(run_folder / "checkpoints", stage.name, state, work, accelerator)
+                saved = time.monotonic()
     work.put(state.best)
     model.eval().requires_grad_(False)
     accelerator.free_memory()

@@ -99,11 +99,7 @@ class PromptSpec(FrozenConfig):
 
 
 class NnUnet(FrozenConfig):
-    """nnU-Net itself, by its own commands: its plan, training and inference, our split.
-
-    Args:
-        mirroring: test-time augmentation. The others: see `TrainOptions`.
-    """
+    """nnU-Net itself, by its own commands: see `TrainOptions`; `mirroring` is its test-time augmentation."""
 
     configuration: Literal["2d", "3d_fullres"] = "2d"
     epochs: int = Field(default=1000, ge=1)
