@@ -10,7 +10,8 @@ import pytest
 
 from steadysam.types import Grid
 
-os.environ.setdefault("OMP_NUM_THREADS", "2")
+# two threads gain nothing on tiny models, and wait for each other for ever where another program wants the cores
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 def rotation(degrees: float, axis: int) -> np.ndarray:
