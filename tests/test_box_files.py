@@ -26,18 +26,12 @@ def run(toy_dataset, tmp_path_factory) -> Path:
     return train(config, tmp_path_factory.mktemp("detector") / "run")
 
 
+def detect(model: Path, images: Path, output: Path) -> list[object]:
+    return ["detect", "-i", images, "-m", model, "-o", output]
+
+
 def test_a_case_with_truth(run, toy_dataset, tmp_path, capsys):
-    words = [
-        "detect",
-        "-i",
-        toy_dataset / "imagesTs",
-        "-m",
-        run,
-        "--labels",
-        toy_dataset / "labelsTs",
-        "-o",
-        tmp_path / "out",
-    ]
+    words = [*detect(run, toy_dataset / "imagesTs", tmp_path / "out"), "--labels", toy_dataset / "labelsTs"]
     assert steadysam(*words, "-d", "cpu", "--threads", 1) == 0
     assert {"AP50", "AP75", "AP", "toy_5"} <= set(capsys.readouterr().out.split())
     names = {path.name for path in (tmp_path / "out").iterdir()}
@@ -56,17 +50,7 @@ def test_a_longer_run_finds_the_blob(toy_dataset, tmp_path):
     content = values(toy_dataset, 40)
     content["method"]["detector"]["student_stage"]["batch_size"] = 4
     folder = train(make_config(content), tmp_path / "run")
-    words = [
-        "detect",
-        "-i",
-        toy_dataset / "imagesTs",
-        "-m",
-        folder,
-        "--labels",
-        toy_dataset / "labelsTs",
-        "-o",
-        tmp_path / "out",
-    ]
+    words = [*detect(folder, toy_dataset / "imagesTs", tmp_path / "out"), "--labels", toy_dataset / "labelsTs"]
     assert steadysam(*words, "--threads", 1) == 0
     (row,) = read_json(tmp_path / "out" / "detection.json")["rows"]
     assert row["AP50"] > 0.6
@@ -99,19 +83,7 @@ def test_the_same_command_gives_the_same_bytes(run, toy_dataset, tmp_path):
 
 
 def test_a_model_takes_the_boxes_as_prompts(run, toy_dataset, tmp_path):
-    words = [
-        "detect",
-        "-i",
-        toy_dataset / "imagesTs",
-        "-m",
-        run,
-        "--per-slice",
-        1,
-        "-o",
-        tmp_path / "found",
-        "--threads",
-        1,
-    ]
+    words = [*detect(run, toy_dataset / "imagesTs", tmp_path / "found"), "--per-slice", 1, "--threads", 1]
     assert steadysam(*words, *ANY) == 0
     predict = ["predict", "-i", toy_dataset / "imagesTs", "--prompts", tmp_path / "found", "-m", "steadysam-tiny"]
     assert steadysam(*predict, "-o", tmp_path / "out", "--threads", 1, "--cache", "off") == 0
@@ -126,7 +98,7 @@ def test_one_bad_case_stops_no_other(run, toy_dataset, tmp_path, capsys):
     shutil.copytree(toy_dataset / "labelsTr", labels)
     (labels / "toy_1.nii.gz").unlink()
     (images / "toy_2_0000.nii.gz").write_bytes(b"no image")
-    words = ["detect", "-i", images, "-m", run, "--labels", labels, "-o", tmp_path / "out", "--threads", 1]
+    words = [*detect(run, images, tmp_path / "out"), "--labels", labels, "--threads", 1]
     assert steadysam(*words) == 6
     failures = (tmp_path / "out" / "failures.jsonl").read_text("utf-8").splitlines()
     assert len(failures) == 2

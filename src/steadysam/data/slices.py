@@ -46,18 +46,18 @@ def prepare_stack(volume: Volume, preprocess: Preprocess, detail: int = 0) -> Sl
     images = _windowed(volume, preprocess)
     frame = frame_of(volume, preprocess)
     key = content_key(volume.array, volume.grid.slice_axis, asdict(preprocess))
-    second = _to_bytes(_fit(images, replace(frame, size=detail))) if detail else None
+    second = _detail(images, frame, detail) if detail else None
     return SliceStack(_fit(images, frame), frame, preprocess, key, detail=second)
 
 
 def detail_images(volume: Volume, preprocess: Preprocess, size: int) -> NDArray[np.uint8]:
     """(D, C, F, F), F = `size`: the `detail` of the stack that `prepare_stack` makes of `volume`."""
-    return _to_bytes(_fit(_windowed(volume, preprocess), replace(frame_of(volume, preprocess), size=size)))
+    return _detail(_windowed(volume, preprocess), frame_of(volume, preprocess), size)
 
 
-def _to_bytes(images: NDArray[np.float32]) -> NDArray[np.uint8]:
+def _detail(images: NDArray[np.float32], frame: Frame, size: int) -> NDArray[np.uint8]:
     """[0, 1] -> 0 to 255: 8 bits are what detectors see anyway, and thousands of pictures have to be held in memory."""
-    return np.rint(images * 255).astype(np.uint8)
+    return np.rint(_fit(images, replace(frame, size=size)) * 255).astype(np.uint8)
 
 
 def frame_of(volume: Volume, preprocess: Preprocess) -> Frame:

@@ -18,16 +18,15 @@ import numpy as np
 
 from steadysam.config import DataConfig, RunConfig
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
-from steadysam.data.pictures import write_picture
 from steadysam.data.splits import Split, refuse_byte_leaks
-from steadysam.data.volumes import write_mask, write_volume
+from steadysam.data.volumes import mask_ending, write_volume
 from steadysam.errors import ConfigError, InputError, UsageError
 from steadysam.files import content_key, new_folder, read_json, write_json, write_text
 from steadysam.training_data import read_case, slice_axis_of, split_of
 from steadysam.types import Mask, Volume
 
 FOLDER_NAME = r"Dataset\d{3}_\w[\w-]*"
-VOLUMES, PICTURES = ".nii.gz", ".png"
+PICTURES = ".png"
 _COLOURS = ("R", "G", "B")
 
 Track = Callable[[Iterable[Case]], Iterable[Case]]
@@ -97,24 +96,21 @@ def image_kind_of(volume: Volume, file: Path) -> tuple[str, int]:
     colour = volume.array.ndim == 4
     if colour and volume.has_physical_spacing:
         raise InputError("NNUNET_CHANNELS", "volumes in colour are not exported", file=file, seen=volume.array.shape)
-    return (VOLUMES if volume.has_physical_spacing else PICTURES), (3 if colour else 1)
+    return mask_ending(volume), (3 if colour else 1)
 
 
 def write_image(folder: Path, name: str, volume: Volume) -> Path:
     """Write `NAME_0000.nii.gz` on the volume's grid, or the picture losslessly as `NAME_0000.png`."""
-    if volume.has_physical_spacing:
-        path = folder / f"{name}_0000{VOLUMES}"
-        write_volume(path, volume.array, volume.grid)
-        return path
-    return write_picture(folder / f"{name}_0000{PICTURES}", volume.array)
+    path = folder / f"{name}_0000{mask_ending(volume)}"
+    write_volume(path, volume.array, volume.grid)
+    return path
 
 
 def write_label(folder: Path, name: str, volume: Volume, mask: Mask) -> Path:
     """Write the mask as 0 and 1, beside its image in kind."""
-    if volume.has_physical_spacing:
-        write_mask(folder / f"{name}{VOLUMES}", mask)
-        return folder / f"{name}{VOLUMES}"
-    return write_picture(folder / f"{name}{PICTURES}", mask.array.astype(np.uint8))
+    path = folder / f"{name}{mask_ending(volume)}"
+    write_volume(path, mask.array.astype(np.uint8), mask.grid)  # not `write_mask`: nnU-Net wants 1 in pictures, too
+    return path
 
 
 def target_name(label: str) -> str:
