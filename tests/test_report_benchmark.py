@@ -433,6 +433,14 @@ def test_a_latex_table_has_rules_blocks_and_spans():
     assert "\\caption{50 \\%}" in text
 
 
+def test_the_table_over_targets_says_of_each_how_much_is_empty(tmp_path):
+    put(tmp_path, "SPD", [case("a", [scored(0.8), scored(None, empty=True)])])
+    put(tmp_path, "SPD", dices(0.8, 0.7), target="RV")
+    tables = set_tables(book_of(tmp_path), "noisy")
+    assert "50.0 % of the slices do not hold" in (tables.details["LV"].caption or "")
+    assert "50.0 \\% (LV), 0.0 \\% (RV) of the slices do not hold" in set_latex(tables, "noisy")
+
+
 def test_panels_leave_out_what_is_none():
     line = Series([0.0, 1.0, 2.0], [0.5, None, 0.7], [0.4, None, None], [0.6, None, None])
     words = Series(["a", "b"], [0.5, None], [None, None], [None, None])

@@ -57,7 +57,8 @@ def to_latex(
     """
     layout = "".join("r" if is_numeric(rows, key) else "l" for key in columns)
     lines = ["\\begin{table}[t]", "\\centering", "\\footnotesize"]
-    lines += [f"\\caption{{{escape(caption)}}}"] if caption else []
+    # LaTeX's classes leave no room between a caption above and the table
+    lines += ["\\setlength{\\belowcaptionskip}{4pt}", f"\\caption{{{escape(caption)}}}"] if caption else []
     lines += [f"\\label{{{label}}}"] if label else []
     lines += ["\\resizebox{\\ifdim\\width>\\linewidth\\linewidth\\else\\width\\fi}{!}{%"]
     lines += [f"\\begin{{tabular}}{{{layout}}}", "\\toprule", *_spanning(spans)]
