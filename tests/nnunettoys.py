@@ -12,7 +12,12 @@ PLAN = """
 folder = Path(os.environ["nnUNet_preprocessed"]) / "Dataset001_Target"
 folder.mkdir(parents=True)
 (folder / "splits_final.json").write_text("[]")
-plans = {"2d": {"batch_size": 13, "patch_size": [24, 16]}, "3d_fullres": {"batch_size": 2, "patch_size": [10, 24, 16]}}
+size = {"median_image_size_in_voxels": [9.0, 24.0, 16.0]}
+half = 1 if "-gpu_memory_target" not in sys.argv else 2  # a patch of half the width, where memory is short
+plans = {
+    "2d": {"batch_size": 13, "patch_size": [24, 16 // half], **size},
+    "3d_fullres": {"batch_size": 2, "patch_size": [10, 24, 16 // half], **size},
+}
 (folder / "nnUNetPlans.json").write_text(json.dumps({"configurations": plans}))
 """
 TRAIN = """

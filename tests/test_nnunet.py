@@ -273,12 +273,19 @@ def test_a_trainer_in_bfloat16_is_written_beside_the_run(data, tmp_path):
 
 
 @pytest.mark.parametrize("configuration, steps", [("2d", 22), ("3d_fullres", 14)])
-def test_a_budget_of_slices_is_shared_out_among_the_plans_batches(data, tmp_path, configuration, steps):
+def test_a_budget_of_slices_is_shared_out_among_the_plans_batches(data, environment, tmp_path, configuration, steps):
     """2880 slices in ten epochs: of 13 slices per step, or of two patches of ten."""
     run = train(data, tmp_path / "run", TrainOptions(configuration, 10, slices=2880, device="cpu", workers=1))
     assert read_run(run)["trainer"] == f"SteadyTrainer_10x{steps}"
     assert read_run(run)["steps"] == steps
     with pytest.raises(ConfigError, match="slices: 20"):
         train(data, run, TrainOptions(configuration, 10, slices=20, device="cpu"), resume=True)
+    small = TrainOptions(configuration, 10, slices=2880, memory_gb=0.5, device="cpu", workers=1)
+    assert read_run(train(data, tmp_path / "small", small))["steps"] == pytest.approx(2 * steps, abs=1)
+    assert notes(environment)[-2]["words"][-2:] == ["-gpu_memory_target", "0.5"]
+    with pytest.raises(ConfigError) as caught:
+        train(data, tmp_path / "none", TrainOptions(configuration, memory_gb=-1, device="cpu"))
+    assert caught.value.code == "NNUNET_MEMORY"
+    assert not (tmp_path / "none").exists()
     few = train(data, tmp_path / "few", TrainOptions(configuration, 10, slices=20, device="cpu", workers=1))
     assert read_run(few)["steps"] == 1

@@ -105,6 +105,7 @@ class NnUnet(FrozenConfig):
     epochs: int = Field(default=1000, ge=1)
     steps: int = Field(default=250, ge=1)
     slices: int = Field(default=0, ge=0)
+    memory_gb: float = Field(default=0.0, ge=0)
     precision: Literal["own", "bf16"] = "own"
     mirroring: bool = True
 

@@ -98,6 +98,7 @@ def train(
     epochs: int = 1000,
     steps: int = 250,
     slices: int = 0,
+    memory: float = 0.0,
     precision: Literal["own", "bf16"] = "own",
     fold: Annotated[int | None, Parameter(name=["--fold", "-f"])] = None,
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
@@ -133,6 +134,9 @@ def train(
     slices
         Instead of --steps: so many slices in all epochs together; the steps follow from nnU-Net's plan. For comparisons
         on one budget.
+    memory
+        GPU memory, GB, for which nnU-Net plans batch and patch; 0 is its own 8. With less a step sees less, and the
+        same --slices are more steps. It warns of it: the result is no longer its default plan's.
     precision
         own, or bf16: bfloat16 on a CPU, where nnU-Net has float32 only; twice as fast where the CPU knows it.
     fold
@@ -151,7 +155,7 @@ def train(
     from steadysam.external.nnunet.training import TrainOptions
     from steadysam.external.nnunet.training import train as run_training
 
-    options = TrainOptions(configuration, epochs, steps, slices, precision, device, workers)
+    options = TrainOptions(configuration, epochs, steps, slices, memory, precision, device, workers)
     data = _data(dataset, label, fold, config, settings)
     log.info("training; follow it in %s", output / "logs" / "train.log")
     with _progress() as track:

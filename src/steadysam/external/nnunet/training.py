@@ -8,6 +8,7 @@ RUN/logs/           what each command said
 
 from __future__ import annotations
 
+import math
 import os
 import re
 from dataclasses import asdict, dataclass
@@ -42,7 +43,9 @@ class TrainOptions:
         epochs: a key of `TRAINERS`.
         steps: per epoch; other than 250 it is no longer nnU-Net's own training.
         slices: instead, so many slices in all epochs together: the steps follow from the plan's batch and patch, at
-            least one per epoch. For comparisons on one budget.
+            least one per epoch; a patch counts as what it holds of a whole slice. For comparisons on one budget.
+        memory_gb: the GPU memory, GB, for which nnU-Net plans batch and patch; 0 is its own 8. With less a step sees
+            less, and the same slices are more steps.
         precision: `bf16` trains in bfloat16 on a CPU, where nnU-Net has float32 only.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
         workers: processes for preprocessing and export; 0 is one per core, at most 8.
@@ -52,6 +55,7 @@ class TrainOptions:
     epochs: int = 1000
     steps: int = STEPS_PER_EPOCH
     slices: int = 0
+    memory_gb: float = 0.0
     precision: Precision = "own"
     device: str = "auto"
     workers: int = 0
@@ -70,7 +74,7 @@ def train(
     Raises:
         ExternalError: `NNUNET_MISSING`, `NNUNET_NO_MODEL`, `EXTERNAL_FAILED`.
         ResourceError: `EXTERNAL_MEMORY`, `EXTERNAL_DISK`, `DEVICE_UNAVAILABLE`.
-        ConfigError: `NNUNET_EPOCHS`, `NNUNET_CONFIGURATION`, `NNUNET_CHANGED`.
+        ConfigError: `NNUNET_EPOCHS`, `NNUNET_STEPS`, `NNUNET_MEMORY`, `NNUNET_CONFIGURATION`, `NNUNET_CHANGED`.
         FileSystemError: `FS_EXISTS`. And those of `export_dataset`.
     """
     run = Path(run).resolve()
@@ -78,6 +82,13 @@ def train(
     if options.configuration not in CONFIGURATIONS:
         raise ConfigError(
             "NNUNET_CONFIGURATION", "no such configuration", seen=options.configuration, expected="2d, 3d_fullres"
+        )
+    if not 0 <= options.memory_gb < math.inf:
+        raise ConfigError(
+            "NNUNET_MEMORY",
+            "nnU-Net cannot plan for this memory",
+            seen=options.memory_gb,
+            expected="GB; 0 is its own 8",
         )
     environment = find_environment()
     asked = {
@@ -201,6 +212,7 @@ def _plan(environment: Environment, run: Path, record: dict[str, Any]) -> None:
     workers = str(worker_count(asked["workers"]))
     command = [environment.program("nnUNetv2_plan_and_preprocess"), "-d", DATASET_ID, "-c", asked["configuration"]]
     command += ["--verify_dataset_integrity", "-npfp", workers, "-np", workers, "--no_pbar"]
+    command += ["-gpu_memory_target", str(asked["memory_gb"])] if asked["memory_gb"] else []
     variables = nnunet_variables(run, asked["device"], int(workers))
     done = run_logged([str(word) for word in command], run / "logs" / "plan_and_preprocess.log", variables)
     write_json(run / "preprocessed" / DATASET / "splits_final.json", read_json(run / "raw" / DATASET / _SPLITS))
@@ -213,8 +225,8 @@ def _steps_of(run: Path, options: TrainOptions) -> int:
     if not options.slices:
         return options.steps
     plan = read_json(run / "preprocessed" / DATASET / f"{PLANS}.json")["configurations"][options.configuration]
-    patch = plan["patch_size"]  # its first axis is the one across slices
-    per_step = plan["batch_size"] * (patch[0] if len(patch) == 3 else 1)
+    whole = math.prod(plan["median_image_size_in_voxels"][-2:])  # the axis across slices comes first
+    per_step = plan["batch_size"] * math.prod(plan["patch_size"]) / whole
     return max(1, round(options.slices / (options.epochs * per_step)))
 
 
