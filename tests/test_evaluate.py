@@ -17,7 +17,8 @@ from steadysam.comparison import COMPARED, compare, holm_over
 from steadysam.data.volumes import read_label_map, write_mask, write_volume
 from steadysam.errors import BatchError, InputError, UsageError
 from steadysam.evaluate import Evaluation, evaluate_case, evaluate_folder, mask_files
-from steadysam.provenance import provenance_of
+from steadysam.provenance import NO_PROMPTS, provenance_of
+from steadysam.report.evaluation import write_evaluation
 from steadysam.summary import summarise
 from steadysam.types import Grid, Mask, put_slices
 
@@ -323,6 +324,9 @@ def test_provenance_of_a_full_record():
         "split": "split seed 1",
     }
     assert provenance_of({**record, "overrides": {"empty": "empty_mask"}})["empty_consensus_policy"] == "empty_mask"
+    blind = provenance_of({**record, "method": "unet", "prompted": False})
+    assert blind["prompt_source"] == blind["prompt_set"] == blind["noise_model"] == NO_PROMPTS
+    assert (blind["training_seed"], blind["split"]) == (2, "split seed 1")
 
 
 @pytest.mark.parametrize("record", [{}, {"prompts": 3}, {"cases": [1, {}]}, {"config": [], "cases": {"a": 1}}])
@@ -375,6 +379,16 @@ def test_command_writes_everything(folders, tmp_path):
     page = (out / "report.html").read_text()
     assert page.count("data:image/png;base64,") == 3
     assert page.index("case3: volume Dice") < page.index("case2: volume Dice")
+
+
+def test_the_page_leaves_out_what_no_sample_defines(folders, tmp_path):
+    evaluation = evaluate_folder(folders[0], folders[1], [2])
+    full = [replace(case, slices=[row for row in case.slices if not row.true_empty]) for case in evaluation.cases]
+    for cases, undefined in ((evaluation.cases, ()), (full, ("fp_rate_empty", "tnr"))):
+        write_evaluation(tmp_path / "out", replace(evaluation, cases=cases), summarise(cases), {})
+        page = (tmp_path / "out" / "report.html").read_text()
+        assert ("left out: " + ", ".join(undefined) in page) is bool(undefined)
+        assert ("<td>tnr</td>" in page.replace("\n", "").replace(" ", "")) is not bool(undefined)
 
 
 def test_command_ends_with_6_but_scores_the_rest(folders, tmp_path):

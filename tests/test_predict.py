@@ -67,6 +67,7 @@ def test_a_folder_and_what_the_record_says(run, folders, tmp_path):
     assert record["config"] == run.config.model_dump(mode="json")
     assert record["overrides"] == {"tau": 0.5}
     assert record["failures"] == []
+    assert record["prompted"] is True
     assert record["prompt_sources"] == ["human"]
     assert len(record["prompt_set_hash"]) == 64
     assert record["seconds"] > 0

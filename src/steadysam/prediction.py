@@ -128,6 +128,7 @@ def predict(
         "run": {"name": run.folder.name, "weights_sha256": run.record["weights_sha256"]},
         "config": run.config.model_dump(mode="json"),
         "overrides": options.settings,
+        "prompted": traits_of(run.method, run.settings).prompted,
         "prompt_sources": sorted({source for case in cases for source in case["prompts"]["sources"]}),
         "prompt_set_hash": set_hash({case["case"]: case["prompts"]["hash"] for case in cases}),
         "prompt_set": prompt_set,

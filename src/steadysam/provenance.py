@@ -10,6 +10,15 @@ from typing import Any
 
 from steadysam.summary import PROVENANCE_KEYS
 
+NO_PROMPTS = "none: the method looks at none"
+_OF_PROMPTS = (
+    "prompt_source",
+    "prompt_set",
+    "seed",
+    "noise_model",
+    "empty_slice_rule",
+    "empty_consensus_policy",
+)
 _NOISE_NAMES = ("simulator", "corruption", "step", "kind", "name")
 
 
@@ -17,11 +26,12 @@ def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
     """The facts under `PROVENANCE_KEYS` (spd.md 8, check 21) of one set of predictions.
 
     Args:
-        record: content of `run.json`: `method`, `config`, `prompt_set_hash`, `prompt_sources`, and `prompts`
-            with `hash`, `sources` and `history`, per case or once for all; `prompt_set` with `seed`.
+        record: content of `run.json`: `method`, `config`, `prompted`, `prompt_set_hash`, `prompt_sources`, and
+            `prompts` with `hash`, `sources` and `history`, per case or once for all; `prompt_set` with `seed`.
 
     Returns:
-        Every key of `PROVENANCE_KEYS`; text or number, or None where the record says nothing.
+        Every key of `PROVENANCE_KEYS`; text or number, or None where the record says nothing. Of a method that looks
+        at no prompts all that is about prompts is `NO_PROMPTS`, whatever files were given to it.
     """
     prompts = list(_prompt_records(record))
     history = [step for entry in prompts for step in entry.get("history") or () if isinstance(step, Mapping)]
@@ -40,6 +50,8 @@ def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
         or _first(config, "empty_consensus", "empty_policy", "empty"),
         "split": _first(record, "split_id", "split") or _split(_first_mapping(config, "data")),
     }
+    if record.get("prompted") is False:
+        found |= dict.fromkeys(_OF_PROMPTS, NO_PROMPTS)
     return {key: found[key] for key in PROVENANCE_KEYS}
 
 

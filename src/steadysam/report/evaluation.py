@@ -217,10 +217,11 @@ def _summary_section(summary: Summary) -> Section:
         "meaning": "meaning",
     }
     caption = "Intervals: bootstrap that draws patients. The all-empty predictor never marks anything."
-    blocks: list[Text | Table | Picture] = [
-        Text(summary.notes, "note"),
-        Table(columns, metric_rows(summary), caption),
-    ]
+    undefined = [name for name, estimate in summary.scores.items() if not estimate.n]
+    if undefined:
+        caption += f" Defined for no sample here, and left out: {', '.join(undefined)}."
+    rows = [row for row in metric_rows(summary) if row["metric"] not in undefined]
+    blocks: list[Text | Table | Picture] = [Text(summary.notes, "note"), Table(columns, rows, caption)]
     if summary.violations:
         broken = ("These numbers break a rule that every table must keep:", *summary.violations)
         blocks.insert(0, Text(broken, "warning"))

@@ -127,6 +127,7 @@ def _record(
     """What `evaluate` reads: method, training data and label, per case the slice axis and the mask's hash."""
     return {
         "method": f"nnunet {record['asked']['configuration']}",
+        "prompted": False,
         "versions": {"steadysam": steadysam.__version__, **environment.facts["versions"]},
         "run": {"trainer": record["trainer"], "weights_sha256": record["weights_sha256"]},
         "config": {"data": record["asked"]["data"]},
