@@ -44,17 +44,6 @@ def test_commands_get_no_python_path_of_ours_and_what_the_user_sets_wins(monkeyp
     assert (told["nnUNet_def_n_proc"], told["nnUNet_n_proc_DA"]) == ("3", "0")
 
 
-@pytest.mark.parametrize(
-    "threads, limit, told", [(None, None, None), ("1", None, "1"), ("3,1", None, "3"), ("1", "2", "2")]
-)
-def test_threads_asked_for_are_a_limit_as_nnunet_sets_its_own_number(monkeypatch, threads, limit, told):
-    for name, value in {"OMP_NUM_THREADS": threads, "OMP_THREAD_LIMIT": limit}.items():
-        monkeypatch.delenv(name, raising=False)
-        if value:
-            monkeypatch.setenv(name, value)
-    assert nnunet.nnunet_variables(Path("/run"), "cpu", 1).get("OMP_THREAD_LIMIT") == told
-
-
 def test_one_card_is_shown_to_nnunet_which_takes_the_first_that_it_sees(monkeypatch):
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     told = [nnunet.nnunet_variables(Path("/run"), device, 1) for device in ("cuda", "cuda:2")]

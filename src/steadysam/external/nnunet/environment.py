@@ -173,13 +173,10 @@ def nnunet_variables(run: Path, device: str, workers: int, **more: str) -> dict[
     """What nnU-Net's commands are told beside their arguments: its folders inside `run`, card, processes, and `more`.
 
     Of the last two, what the user has set wins. Its `-device cuda` is the first card that it sees: of `cuda:N` it sees
-    only card N. On a CPU it takes a thread for every core, whatever OMP_NUM_THREADS says, and threads that wait for a
-    busy core spin: a limit binds it.
+    only card N.
     """
     folders = {f"nnUNet_{name}": str(run / name) for name in ("raw", "preprocessed", "results")}
     ours = {"nnUNet_def_n_proc": str(workers), **more}
-    if threads := os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]:
-        ours["OMP_THREAD_LIMIT"] = threads
     chosen = {key: os.environ.get(key, value) for key, value in ours.items()}
     _, _, index = device.partition(":")
     card = {"CUDA_VISIBLE_DEVICES": _card(int(index))} if index else {}
