@@ -261,8 +261,12 @@ def test_a_trainer_in_bfloat16_is_written_beside_the_run(data, tmp_path):
         module = ModuleType("nnunetv2.training.nnUNetTrainer.nnUNetTrainer")
         vars(module)["nnUNetTrainer"] = Parent
         patch.setitem(sys.modules, module.__name__, module)
+        threads: list[int] = []
+        patch.setattr(torch, "set_num_threads", threads.append)
+        patch.setenv("OMP_NUM_THREADS", "3,1")
         trainer = runpy.run_path(str(file))["SteadyTrainer_10x22_bf16"]({}, "2d", 0, {}, torch.device("cpu"))
         trainer.initialize()
+    assert threads == [3]
     assert (trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch) == (10, 22, 4)
     image = torch.randn(1, 1, 9, 12)
     found = trainer.network(image)

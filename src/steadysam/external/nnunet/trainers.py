@@ -21,6 +21,8 @@ _VALIDATION_SHARE = 5  # nnU-Net takes 50 validation steps with 250 training ste
 # folders that the variable nnUNet_extTrainer names
 _SHORTER = '''"""nnU-Net's trainer with {epochs} epochs of {steps} steps, {precision}; written by SteadySAM."""
 
+import os
+
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -28,6 +30,9 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 class {name}(nnUNetTrainer):
     def __init__(self, plans, configuration, fold, dataset_json, device=torch.device("cuda")):
         super().__init__(plans, configuration, fold, dataset_json, device)
+        threads = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0]
+        if device.type == "cpu" and threads:  # nnU-Net takes one for every core; waiting for a busy one they spin
+            torch.set_num_threads(int(threads))
         self.num_epochs = {epochs}
         self.num_iterations_per_epoch = {steps}
         self.num_val_iterations_per_epoch = {val_steps}
