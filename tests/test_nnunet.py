@@ -97,6 +97,7 @@ def test_masks_come_back_on_the_images_own_grid_and_evaluate_knows_them(finished
     assert grid.affine.tobytes() == volume.grid.affine.tobytes()
     record = read_json(out / "run.json")
     assert record["method"] == "nnunet 3d_fullres"
+    assert record["prompted"] is False
     assert record["cases"][0]["slice_axis"] == 2
     assert {p.name for p in out.iterdir()} == {"toy_5.nii.gz", "run.json", "logs"}
     # the label that was trained for is taken from the record

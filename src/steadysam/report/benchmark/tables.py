@@ -157,21 +157,21 @@ def _overview(
 
 def _details(rows: Sequence[Mapping[str, Any]], prompts: str) -> Table:
     judged = [row for row in rows if row["row"] != ALL_EMPTY]
-    columns = {"row": "", **{key: FACTS[key] for key in _facts(judged)[0]}}
+    varying, shared = _facts(judged)
+    columns = {"row": "", **{key: FACTS[key] for key in varying}}
     columns |= {key: text for key, text in NUMBERS.items() if any(row.get(key) is not None for row in judged)}
     table_rows = [{**row, **_readable(row)} for row in rows]
-    return Table(columns, table_rows, _caption(rows, prompts), blocks=blocks_of(rows), emphasised=0)
+    return Table(columns, table_rows, _caption(judged, shared, prompts), blocks=blocks_of(rows), emphasised=0)
 
 
-def _caption(rows: Sequence[Mapping[str, Any]], prompts: str) -> str:
-    """What all rows, of one target or of several, share."""
-    judged = [row for row in rows if row["row"] != ALL_EMPTY]
+def _caption(judged: Sequence[Mapping[str, Any]], shared: Sequence[str], prompts: str) -> str:
+    """What rows of one target or of several share; without the all-empty predictor."""
     shares = {row["target"]: f"{shown(100 * row['empty_share'], 1)} %" for row in judged}
     of_targets = [f"{share} ({target})" if len(shares) > 1 else share for target, share in shares.items()]
     bare = all(row.get("prompt_hash") is None for row in judged if row["lane"] != ORACLE)
     whose = "No prompts. Of all rows" if bare else f"Prompt set {prompts}. Of all rows that it concerns"
     return (
-        f"{whose}: {'; '.join(_facts(judged)[1])}. {', '.join(of_targets)} of the slices do not hold "
+        f"{whose}: {'; '.join(shared)}. {', '.join(of_targets)} of the slices do not hold "
         "the target. Intervals draw patients. HD95 and ASSD in pixels, over the n slices on which both masks hold "
         "something. Training seconds and trained parameters: of the run's own stages, without those it starts from."
     )
@@ -221,12 +221,12 @@ def _paper_table(tables: SetTables, label: str) -> str:
     if len(tables.targets) > 1:
         columns.append(f"{MEAN} dsc")
         headings[f"{MEAN} dsc"] = "mean DSC"
-    of_targets = [row for row in tables.rows if row["target"] in tables.targets]  # without the means
+    judged = [row for row in tables.rows if row["target"] in tables.targets and row["row"] != ALL_EMPTY]  # nor means
     return to_latex(
         rows,
         columns,
         headings=headings,
-        caption=f"Methods and targets. {_caption(of_targets, tables.prompts)}",
+        caption=f"Methods and targets. {_caption(judged, _facts(judged)[1], tables.prompts)}",
         label=label,
         blocks=blocks_of(rows),
         spans=[("", 1), *((target, len(PAPER)) for target in tables.targets)],
