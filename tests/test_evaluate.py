@@ -325,7 +325,7 @@ def test_provenance_of_a_full_record():
     }
     assert provenance_of({**record, "overrides": {"empty": "empty_mask"}})["empty_consensus_policy"] == "empty_mask"
     blind = provenance_of({**record, "method": "unet", "prompted": False})
-    assert blind["prompt_source"] == blind["prompt_set"] == blind["noise_model"] == NO_PROMPTS
+    assert (blind["prompt_source"], blind["prompt_set"], blind["noise_model"]) == (NO_PROMPTS, "none", "none")
     assert (blind["training_seed"], blind["split"]) == (2, "split seed 1")
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from steadysam.summary import PROVENANCE_KEYS
 
-NO_PROMPTS = "none: the method looks at none"
+NO_PROMPTS = "none: the method looks at none"  # the prompt source; what else is said of prompts is then "none"
 _OF_PROMPTS = (
     "prompt_source",
     "prompt_set",
@@ -31,7 +31,7 @@ def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
 
     Returns:
         Every key of `PROVENANCE_KEYS`; text or number, or None where the record says nothing. Of a method that looks
-        at no prompts all that is about prompts is `NO_PROMPTS`, whatever files were given to it.
+        at no prompts the source is `NO_PROMPTS` and all else that is about prompts "none", whatever files it was given.
     """
     prompts = list(_prompt_records(record))
     history = [step for entry in prompts for step in entry.get("history") or () if isinstance(step, Mapping)]
@@ -51,7 +51,7 @@ def provenance_of(record: Mapping[str, Any]) -> dict[str, Any]:
         "split": _first(record, "split_id", "split") or _split(_first_mapping(config, "data")),
     }
     if record.get("prompted") is False:
-        found |= dict.fromkeys(_OF_PROMPTS, NO_PROMPTS)
+        found |= dict.fromkeys(_OF_PROMPTS, "none") | {"prompt_source": NO_PROMPTS}
     return {key: found[key] for key in PROVENANCE_KEYS}
 
 
