@@ -305,6 +305,7 @@ def test_the_suites_of_detectors_train_each_stage_once_on_one_budget(request, tm
         for stage in (found[key] for key in left & {"masks", "tuning"} if not spec.data):
             cost = stage.settings
             budgets.add((cost.epochs, cost.batch_size, cost.slices_per_epoch, cost.schedule, cost.warmup_steps))
+            assert cost.select_by == "dice", f"{run}: its epoch is chosen in another way"
         for stage in (found[key] for key in left):
             assert stage.settings.early_stop >= stage.settings.epochs, f"{run}: its budget is cut short"
         if config.method_name == "ldfsam":

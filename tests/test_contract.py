@@ -16,9 +16,9 @@ from steadysam.checkpoints import load_into, save_tensors
 from steadysam.cli.info import collect, methods
 from steadysam.data.slices import fit_masks, prepare_stack
 from steadysam.embeddings import EmbeddingCache
-from steadysam.loop import select_trainable
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Chance, FrozenConfig, Stage, TrainingCase, traits_of
+from steadysam.trainable import select_trainable
 from steadysam.types import Grid, Preprocess, Segmentation, SlicePoints, Volume
 
 SIZE = 32

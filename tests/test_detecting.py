@@ -14,7 +14,6 @@ from torch import nn
 from steadysam.detection.yolo import Detector, Predictions
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import ConfigError
-from steadysam.loop import select_trainable
 from steadysam.methods import detector as method
 from steadysam.methods.contract import Batch, Chance
 from steadysam.methods.detecting import (
@@ -30,6 +29,7 @@ from steadysam.methods.detecting import (
     truth_of,
     untrained_detector,
 )
+from steadysam.trainable import select_trainable
 from steadysam.types import Frame, SliceStack
 from test_mosaic import case_of
 

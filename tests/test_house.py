@@ -34,6 +34,7 @@ FLOORS = {
             "loop",
             "averaging",
             "optimisation",
+            "trainable",
             "training_data",
             "training",
             "segmenting",

@@ -13,7 +13,6 @@ from steadysam.backbones.configure import empty_model, sam_config
 from steadysam.backbones.rows import FeaturePrompts
 from steadysam.backbones.sam import SamBackbone
 from steadysam.embeddings import EmbeddingCache
-from steadysam.loop import select_trainable
 from steadysam.losses import sam_med2d_terms
 from steadysam.methods import ldfsam
 from steadysam.methods.contract import Chance
@@ -21,6 +20,7 @@ from steadysam.methods.ldfsam.config import Config
 from steadysam.methods.ldfsam.masks import MaskSamples, mask_losses, one_object
 from steadysam.methods.ldfsam.model import LdfSam
 from steadysam.methods.slicewise import best_mask, encode_stack, encoder_key, to_model
+from steadysam.trainable import select_trainable
 from steadysam.types import SlicePoints
 from toycases import SIZE, small_case
 

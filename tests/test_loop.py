@@ -15,12 +15,13 @@ from steadysam.averaging import Averaged, decay_at
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.checkpoints import newest_step
 from steadysam.config import make_config, read_config
+from steadysam.errors import ConfigError
 from steadysam.files import read_json, sha256_file
-from steadysam.loop import select_trainable, stage_buffers
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Batch, FrozenConfig, Stage, StageSettings, Traits
 from steadysam.optimisation import set_rate
 from steadysam.runs import load_run
+from steadysam.trainable import select_trainable, stage_buffers
 from steadysam.training import train
 
 EPOCHS = 4
@@ -32,6 +33,7 @@ class Settings(FrozenConfig):
     ema: float = 0.999
     fixed: bool | tuple[str, ...] = False
     schedule: str = "linear"
+    select_by: str = "loss"
     epochs: int = EPOCHS
     detail_size: int = 40
 
@@ -75,7 +77,7 @@ class Material:
 def stages(own: Any) -> tuple[Stage, ...]:
     settings = StageSettings(
         optimizer="sgd", schedule=own.schedule, momentum=0.9, epochs=own.epochs, batch_size=5,
-        learning_rate=0.05, warmup_steps=5, patience=0, early_stop=50,
+        learning_rate=0.05, warmup_steps=5, patience=0, early_stop=50, select_by=own.select_by,
     )  # fmt: skip
 
     def losses(name: str):
@@ -339,3 +341,23 @@ def test_warm_up_and_schedule_scale_both_groups(toy_dataset, tmp_path, monkeypat
     top, of_epoch = np.maximum(head, body), np.repeat(rates(folder), 4)
     assert np.allclose(top[:5], of_epoch[:5] * np.arange(1, 6) / 5)
     assert np.allclose(top[5:], of_epoch[5:])
+
+
+@pytest.mark.parametrize(("select_by", "best"), [("loss", EPOCHS), ("dice", 2)])
+def test_the_epoch_is_the_best_one_in_what_selects(toy_dataset, tmp_path, monkeypatch, select_by, best):
+    told = {"loss": iter([4.0, 3.0, 2.0, 1.0] * 2), "dice": iter([0.5, 0.2, 0.3, 0.4] * 2)}
+    monkeypatch.setattr(loop, "_validate", lambda *_: {name: next(values) for name, values in told.items()})
+    folder = run(toy_dataset, tmp_path / "run", select_by=select_by)
+    record = read_json(folder / "run.json")["stages"]["student"]
+    assert (record["best_epoch"], record["best_loss"]) == (best, {"loss": 1.0, "dice": 0.2}[select_by])
+    assert record.get("selected_by", "loss") == select_by
+    step = newest_step(folder / "checkpoints", "student")
+    assert step is not None
+    counted = step.best["student.body.1.num_batches_tracked"]
+    assert int(counted) == best * 4, "the weights are those of that epoch"
+
+
+def test_a_term_that_is_not_there_cannot_select(toy_dataset, tmp_path):
+    with pytest.raises(ConfigError, match=r"stage 'teacher' can't select its epoch by 'dice'") as caught:
+        run(toy_dataset, tmp_path / "run", select_by="dice")
+    assert "bce, loss" in str(caught.value.expected) or "loss, bce" in str(caught.value.expected)

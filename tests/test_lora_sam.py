@@ -7,12 +7,12 @@ from torch.nn import functional as F
 
 from steadysam.backbones import build_backbone
 from steadysam.embeddings import EmbeddingCache
-from steadysam.loop import select_trainable
 from steadysam.losses import dice_loss
 from steadysam.methods import lora_sam
 from steadysam.methods.contract import Chance
 from steadysam.methods.lora_sam import Config, tuning_losses
 from steadysam.methods.slicewise import decode_rows
+from steadysam.trainable import select_trainable
 from steadysam.types import SlicePoints
 from toycases import SIZE, slice_points, small_case
 

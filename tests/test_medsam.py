@@ -11,11 +11,11 @@ from torch.nn import functional as F
 
 from steadysam.backbones import build_backbone
 from steadysam.embeddings import EmbeddingCache
-from steadysam.loop import select_trainable
 from steadysam.methods import medsam
 from steadysam.methods.contract import Chance, StageSettings
 from steadysam.methods.medsam import Config, PromptedSlices, as_box, tuning_losses
 from steadysam.methods.slicewise import decode_rows, encode_stack, encoder_key
+from steadysam.trainable import select_trainable
 from steadysam.types import SlicePoints
 from toycases import SIZE, learnt_dice, slice_points, small_case, with_box
 

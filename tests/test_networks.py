@@ -13,7 +13,6 @@ from steadysam.config import make_config
 from steadysam.data.cases import read_dataset
 from steadysam.embeddings import EmbeddingCache
 from steadysam.evaluate import evaluate_case
-from steadysam.loop import select_trainable
 from steadysam.methods import METHODS, prompt_unet, unet
 from steadysam.methods.contract import Batch, Chance
 from steadysam.methods.dense import ChannelSamples, PromptedConfig, dense_losses, prompt_channels, spots
@@ -21,6 +20,7 @@ from steadysam.methods.hybrid import SHAPES, StandardisedConv, TransUnet
 from steadysam.methods.networks import Network, levels_for
 from steadysam.runs import load_run
 from steadysam.segmenting import segment
+from steadysam.trainable import select_trainable
 from steadysam.training import train
 from steadysam.training_data import read_case, simulate, split_of
 from steadysam.types import Grid, Prompts, SlicePoints

@@ -18,11 +18,11 @@ from steadysam.data.volumes import read_volume
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import ConfigError
 from steadysam.files import read_json
-from steadysam.loop import select_trainable
 from steadysam.methods import medsam2, sam2
 from steadysam.prompts.files import write_prompts
 from steadysam.runs import load_run, zero_shot_run
 from steadysam.segmenting import segment
+from steadysam.trainable import select_trainable
 from steadysam.training import train
 from steadysam.types import Preprocess, SlicePoints
 from toys import make_volume, some_prompts, steadysam, toy_run_values

@@ -12,12 +12,12 @@ import torch
 from steadysam.backbones import build_backbone
 from steadysam.backbones.rows import FeaturePrompts
 from steadysam.embeddings import EmbeddingCache
-from steadysam.loop import select_trainable
 from steadysam.losses import sam_med2d_terms
 from steadysam.methods import sam_med2d
 from steadysam.methods.contract import Chance
 from steadysam.methods.sam_med2d import Config, PromptedSlices, answer, box_of_mask, corrections, tuning_losses
 from steadysam.methods.slicewise import encode_stack, encoder_key, to_model
+from steadysam.trainable import select_trainable
 from steadysam.types import SlicePoints
 from toycases import SIZE, learnt_dice, slice_points, small_case, with_box
 

@@ -6,12 +6,12 @@ import torch
 
 from steadysam.backbones import build_backbone
 from steadysam.embeddings import EmbeddingCache
-from steadysam.loop import select_trainable
 from steadysam.methods import sam_tuning
 from steadysam.methods.contract import Chance, TrainingCase
 from steadysam.methods.neighbours import gather_neighbours
 from steadysam.methods.sam_tuning import Config
 from steadysam.methods.slicewise import decode_stack, encode_stack, encoder_key
+from steadysam.trainable import select_trainable
 from steadysam.types import SlicePoints
 from toycases import SIZE, slice_points, small_case
 

@@ -6,11 +6,11 @@ import torch
 
 from steadysam.backbones import build_backbone
 from steadysam.embeddings import EmbeddingCache
-from steadysam.loop import select_trainable
 from steadysam.methods import spd
 from steadysam.methods.contract import Chance
 from steadysam.methods.spd.config import Config
 from steadysam.methods.spd.stages import ConsistencySamples, decoder_losses
+from steadysam.trainable import select_trainable
 from toycases import SIZE, slice_points, small_case
 
 POINTS = (slice_points((5, 6)), slice_points((12, 14), (3, 3)), slice_points((20, 10)))

@@ -16,10 +16,11 @@ from steadysam.checkpoints import newest_step
 from steadysam.config import apply_settings, make_config, read_config, to_toml
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, InputError, OutputError, ResourceError
 from steadysam.files import read_json, sha256_file, write_text
-from steadysam.loop import batches, select_trainable
+from steadysam.loop import batches
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Chance, StageSettings
 from steadysam.runs import build_model, choose_device, load_run
+from steadysam.trainable import select_trainable
 from steadysam.training import train
 
 

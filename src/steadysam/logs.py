@@ -123,9 +123,10 @@ class EpochBar:
         total = math.ceil(min(samples, settings.slices_per_epoch or samples) / (settings.batch_size * world))
         self.progress.update(self.steps, completed=step + 1, total=total)
 
-    def epoch(self, epoch: int, loss: float, best: float) -> None:
-        """One epoch is done."""
-        self.note(epoch, f"val loss {loss:.4f}, best {best:.4f}")
+    def epoch(self, epoch: int, value: float, best: float, name: str = "loss") -> None:
+        """One epoch is done; `value` is the mean, of the loss or its term `name`, that selects the best epoch."""
+        said = name if name == "loss" else f"{name} loss"
+        self.note(epoch, f"val {said} {value:.4f}, best {best:.4f}")
 
     def note(self, epoch: int, text: str) -> None:
         """One epoch is done, and this is to be said of it."""

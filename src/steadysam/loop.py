@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -31,9 +30,9 @@ from steadysam.errors import ConfigError, OutputError
 from steadysam.logs import EpochBar, TrainingLog
 from steadysam.methods.contract import Batch, Chance, Samples, Stage, StageSettings, TrainingCase
 from steadysam.optimisation import Optimisation, make_optimisation, set_rate
+from steadysam.trainable import select_trainable, stage_buffers
 
 SAVE_SECONDS = 20  # with short epochs of large networks, checkpoints would take as long as the training
-_BATCH_NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class StageStep(nn.Module):
@@ -55,7 +54,7 @@ class StageState:
     """Where a stage stands; all of it goes into every checkpoint."""
 
     epoch: int = 0  # epochs finished
-    best_loss: float = math.inf
+    best_loss: float = math.inf  # or the least Dice term, as the stage selects
     best_epoch: int = -1
     best: dict[str, Tensor] = field(default_factory=dict)
     finished: bool = False
@@ -75,10 +74,11 @@ def train_stage(
     A checkpoint is written after an epoch, but not within `SAVE_SECONDS` of the last; results do not depend on it.
 
     Args:
-        cases: training and validation cases; without validation cases the training loss decides.
+        cases: training and validation cases; without validation cases the training slices decide.
         run_folder: `checkpoints/` and `logs/` are written below it.
 
     Raises:
+        ConfigError: `CONFIG_VALUE` if the stage's losses have no term to select by.
         OutputError: `NUMERIC_LOSS` if a loss is not finite; the last checkpoint stays as it was.
     """
     settings = stage.settings
@@ -102,12 +102,13 @@ def train_stage(
             with work.averaged.in_place():
                 if validation is not None:
                     watched = _validate(step_module, stage, validation, accelerator, seed)
-                if watched["loss"] < state.best_loss:
-                    state.best_loss, state.best_epoch, state.best = watched["loss"], state.epoch, work.copies()
-            work.rate.after(watched["loss"])
+                chosen_by = _selected(watched, stage)
+                if chosen_by < state.best_loss:
+                    state.best_loss, state.best_epoch, state.best = chosen_by, state.epoch, work.copies()
+            work.rate.after(chosen_by)
             state.finished = state.epoch - state.best_epoch >= settings.early_stop
             log.epoch(state.epoch, rate, trained, watched, time.monotonic() - started)
-            bar.epoch(state.epoch, watched["loss"], state.best_loss)
+            bar.epoch(state.epoch, chosen_by, state.best_loss, stage.settings.select_by)
             due = time.monotonic() - saved >= SAVE_SECONDS or accelerator.num_processes > 1  # clocks may differ
             if due or state.finished or state.epoch == settings.epochs:
                 _save(run_folder / "checkpoints", stage.name, state, work, accelerator)
@@ -116,52 +117,6 @@ def train_stage(
     model.eval().requires_grad_(False)
     accelerator.free_memory()
     return state
-
-
-def select_trainable(model: nn.Module, stage: Stage) -> dict[str, nn.Parameter]:
-    """Freeze everything but the stage's parameters; put their modules in train mode and all others in eval mode.
-
-    Raises:
-        ConfigError: `CONFIG_VALUE` if a pattern names no parameter.
-    """
-    named = dict(model.named_parameters())
-    for pattern in stage.trainable:
-        if not any(fnmatchcase(name, pattern) for name in named):
-            raise ConfigError("CONFIG_VALUE", f"stage {stage.name!r} trains {pattern!r}, which the model lacks")
-    chosen = {n: p for n, p in named.items() if any(fnmatchcase(n, pattern) for pattern in stage.trainable)}
-    for name, parameter in named.items():
-        parameter.requires_grad_(name in chosen)
-    model.eval()
-    for name, module in model.named_modules(remove_duplicate=False):
-        # a module sets the mode of those below it, and may want it otherwise for some
-        if _is_below(name, stage) and not (name and _is_below(name.rpartition(".")[0], stage)):
-            module.train()
-    fixed = stage.fixed_statistics
-    patterns = fixed if isinstance(fixed, tuple) else ("*",) * fixed
-    for name, module in model.named_modules(remove_duplicate=False):
-        if isinstance(module, _BATCH_NORMS) and any(fnmatchcase(name, pattern) for pattern in patterns):
-            module.eval()
-    return chosen
-
-
-def stage_buffers(model: nn.Module, stage: Stage) -> dict[str, Tensor]:
-    """The buffers that belong to a stage: those that its patterns name, and what batch norm layers below them count.
-
-    The second rule is for patterns that name weights only: the layers are in train mode all the same.
-    """
-    kept = set(model.state_dict())  # tables that are made anew with the model are not stored
-    norms = {n for n, m in model.named_modules() if isinstance(m, _BATCH_NORMS) and _is_below(n, stage)}
-    return {
-        name: buffer
-        for name, buffer in model.named_buffers()
-        if name in kept
-        and (name.rpartition(".")[0] in norms or any(fnmatchcase(name, pattern) for pattern in stage.trainable))
-    }
-
-
-def _is_below(module: str, stage: Stage) -> bool:
-    """Whether a module lies below the fixed head of a pattern: `a.b` and `a.b.c` below `a.b.*`, nothing below `a.w`."""
-    return any(f"{module}.".startswith(pattern.split("*")[0]) for pattern in stage.trainable)
 
 
 def batches(
@@ -232,6 +187,20 @@ def _validate(
     for module, mode in modes.items():
         module.training = mode
     return total.over(accelerator)
+
+
+def _selected(watched: Mapping[str, float], stage: Stage) -> float:
+    """The mean that tells whether an epoch is the best one."""
+    wanted = stage.settings.select_by
+    if wanted not in watched:
+        raise ConfigError(
+            "CONFIG_VALUE",
+            f"stage {stage.name!r} can't select its epoch by {wanted!r}",
+            seen=f"select_by = {wanted!r}",
+            expected=f"one of {', '.join(watched)}",
+            fix=f"set select_by = 'loss' for stage {stage.name!r}",
+        )
+    return watched[wanted]
 
 
 class _Mean:

@@ -23,10 +23,11 @@ from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
 from steadysam.files import read_json, remove_folder, sweep_temporaries, write_json, write_text
 from steadysam.logs import progress_bar
-from steadysam.loop import select_trainable, stage_buffers, train_stage
+from steadysam.loop import train_stage
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Stage
 from steadysam.runs import FORMAT, build_model, choose_device, read_record, release, versions
+from steadysam.trainable import select_trainable, stage_buffers
 from steadysam.training_data import TrainingData, load_training_data
 
 logger = logging.getLogger(__name__)
@@ -175,7 +176,9 @@ def _run_stage(
         trained = select_trainable(model, stage)
         model.eval().requires_grad_(False)
         save_tensors(done, {**trained, **stage_buffers(model, stage)})
-        summary = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_loss": state.best_loss}
+        summary: dict[str, Any] = {"epochs": state.epoch, "best_epoch": state.best_epoch, "best_loss": state.best_loss}
+        if stage.settings.select_by != "loss":
+            summary["selected_by"] = stage.settings.select_by
         if state.best_epoch < 0:  # no epoch was asked for
             summary["best_loss"] = None
         summary["trained_parameters"] = sum(p.numel() for p in trained.values())

@@ -130,10 +130,11 @@ class LoraConfig(FrozenConfig):
 class StageSettings(FrozenConfig):
     """Optimisation of one stage (spd.md 2.1 and 2.3).
 
-    With `plateau` the rate is multiplied by `factor` when the validation loss has not improved for `patience` epochs;
+    With `plateau` the rate is multiplied by `factor` when validation has not improved for `patience` epochs;
     with `poly` it falls as (1 - epoch / epochs)^0.9, with `linear` and `cosine` from 1 to the stage's `final_rate`.
-    Training stops after `early_stop` epochs without improvement. `slices_per_epoch = 0` means all. SGD has Nesterov
-    momentum 0.99 as in nnU-Net unless `momentum` says otherwise.
+    Training stops after `early_stop` epochs without improvement. `select_by` names the mean over validation slices in
+    which an epoch improves: the whole `loss`, or its term `dice`, where others outweigh the masks that are wanted.
+    `slices_per_epoch = 0` means all. SGD has Nesterov momentum 0.99 as in nnU-Net unless `momentum` says otherwise.
     """
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
@@ -147,6 +148,7 @@ class StageSettings(FrozenConfig):
     factor: float = Field(default=0.5, gt=0, le=1)
     patience: int = Field(default=4, ge=0)
     early_stop: int = Field(default=20, ge=1)
+    select_by: Literal["loss", "dice"] = "loss"
     warmup_steps: int = Field(default=0, ge=0)
     slices_per_epoch: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=0.0, ge=0)

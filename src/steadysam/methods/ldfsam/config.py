@@ -16,13 +16,15 @@ Generator = Literal["student", "teacher", "random", "fresh"]
 
 
 class Masks(StageSettings):
-    """The mask stage: AdamW at 1e-4 along a cosine (ldfsam.md 3.5)."""
+    """The mask stage: AdamW at 1e-4 along a cosine, the epoch of the best validation Dice (ldfsam.md 2 and 3.5)."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     schedule: Literal["plateau", "poly", "linear", "cosine"] = "cosine"
     batch_size: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
+    # focal loss has 20 times the weight of Dice, and grows again while the masks still get better
+    select_by: Literal["loss", "dice"] = "dice"
 
 
 class Config(FrozenConfig):

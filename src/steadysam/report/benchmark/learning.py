@@ -21,6 +21,7 @@ RUN_COLUMNS = {
     "epochs": "epochs",
     "best_epoch": "best epoch",
     "best_loss": "validation loss",
+    "selected_by": "which is",
     "seconds": "seconds",
     "trained_parameters": "trained parameters",
     "parameters": "parameters",
@@ -38,6 +39,7 @@ def run_rows(book: Book) -> list[dict[str, Any]]:
         for name, stage in (record.get("stages") or dict.fromkeys(seconds or [None], {})).items():
             row = head | {"stage": name, "seconds": seconds.get(name)}
             row |= {key: stage.get(key) for key in ("epochs", "best_epoch", "best_loss", "trained_parameters")}
+            row["selected_by"] = stage.get("selected_by", "loss") if stage else None
             rows.append(row | {"weights_sha256": record.get("weights_sha256")})
     return rows
 
@@ -51,6 +53,7 @@ def run_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for (run, method, stage, target), group in found.items():
         line: dict[str, Any] = {"run": run, "method": method, "stage": stage, "target": target}
         line["seeds"] = ", ".join(str(row["seed"]) for row in sorted(group, key=lambda row: row["seed"]))
+        line["selected_by"] = {"loss": "all", "dice": "its Dice term"}.get(group[0]["selected_by"])
         for key in ("epochs", "best_epoch", "best_loss", "seconds", "trained_parameters", "parameters", "threads"):
             present = [row[key] for row in group if row[key] is not None]
             mean = float(np.mean(present)) if present else None
@@ -76,7 +79,8 @@ def sweep_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     columns = {"run": "run", "target": "target", "rate": "learning rate", "validation_loss": "validation loss"}
     shown = [{**row, "rate": f"{row['rate']:g}"} for row in rows]
     caption = (
-        "Chosen on validation cases, by the lowest mean rank over the targets, before any test case was looked at."
+        "Chosen on validation cases, by the lowest mean rank over the targets, before any test case was looked at. "
+        "The loss, or its Dice term, is that of the best epoch, as the run selects it; those of stages are added up."
     )
     return Table({**columns, "chosen": "chosen"}, shown, caption, digits=4)
 
