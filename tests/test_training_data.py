@@ -14,7 +14,8 @@ from steadysam.data.cases import read_dataset
 from steadysam.data.slices import fit_masks, prepare_stack
 from steadysam.errors import ConfigError
 from steadysam.methods import METHODS
-from steadysam.methods.contract import FrozenConfig, Traits
+from steadysam.methods.contract import FrozenConfig, StageSettings, Traits
+from steadysam.methods.ldfsam.config import Masks
 from steadysam.training_data import draw_patients, load_training_data, make_case, split_of
 from steadysam.types import Mask, Preprocess, Prompts
 from toys import make_volume
@@ -66,6 +67,13 @@ def test_defaults_are_not_written_so_that_older_runs_keep_their_text_and_keys(to
     toy_values["data"] |= {"train_fraction": 0.25, "subset_seed": 7}
     again = make_config(make_config(toy_values).model_dump(mode="json"))
     assert (again.data.train_fraction, again.data.subset_seed) == (0.25, 7)
+
+
+def test_what_selects_an_epoch_is_written_where_it_is_not_the_loss_as_ever():
+    assert "select_by" not in StageSettings().model_dump()
+    assert StageSettings(select_by="dice").model_dump()["select_by"] == "dice"
+    assert Masks().model_dump()["select_by"] == "dice", "an older run of LDFSAM has not said so, and is another one"
+    assert Masks(select_by="loss").model_dump()["select_by"] == "loss"
 
 
 @pytest.fixture

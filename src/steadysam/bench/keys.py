@@ -15,10 +15,6 @@ ADDED_LATER: Mapping[str, Any] = {
     "data.train_fraction": 1.0,
     "data.subset_seed": 0,
     "method.features": None,  # of spd
-    **{
-        f"method.{stage}.select_by": "loss"
-        for stage in ("tuning", "stage1", "stage2", "detector.teacher_stage", "detector.student_stage")
-    },
 }
 ADDED_TO_ROWS: Mapping[str, Any] = {"detail_from": "own"}
 ADDED_TO_PROMPTS: Mapping[str, Any] = {"nothing": False}

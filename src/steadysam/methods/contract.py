@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 from torch import Tensor, nn
 
 from steadysam.embeddings import EmbeddingCache
@@ -152,6 +152,12 @@ class StageSettings(FrozenConfig):
     warmup_steps: int = Field(default=0, ge=0)
     slices_per_epoch: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=0.0, ge=0)
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """`select_by` came later and is left out where a stage has always gone by the loss: runs keep their keys."""
+        always = self.select_by == type(self).model_fields["select_by"].default == "loss"
+        return {key: value for key, value in serialise(self).items() if key != "select_by" or not always}
 
 
 @dataclass(frozen=True)
