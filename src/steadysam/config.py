@@ -7,9 +7,9 @@ import json
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, ClassVar, Literal, TypeVar, get_args
 
-from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, field_validator, model_serializer
+from pydantic import Field, ValidationError, field_validator
 
 from steadysam.backbones import BACKBONES
 from steadysam.errors import ConfigError, InputError
@@ -38,6 +38,8 @@ class DataConfig(FrozenConfig):
         subset_seed: draws them.
     """
 
+    LATER: ClassVar[Mapping[str, Any]] = {"train_fraction": 1.0, "subset_seed": 0}
+
     dataset: str
     label: str = "all"
     channel: int = Field(default=0, ge=0)
@@ -48,12 +50,6 @@ class DataConfig(FrozenConfig):
     train_patients: int = Field(default=0, ge=0)
     train_fraction: float = Field(default=1.0, gt=0, le=1)
     subset_seed: int = Field(default=0, ge=0)
-
-    @model_serializer(mode="wrap")
-    def _without_later_defaults(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """Settings that came later are left out at their defaults: older runs and stored results keep their keys."""
-        later = {name: type(self).model_fields[name].default for name in ("train_fraction", "subset_seed")}
-        return {key: value for key, value in serialise(self).items() if key not in later or value != later[key]}
 
 
 class PromptConfig(FrozenConfig):

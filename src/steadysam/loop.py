@@ -108,7 +108,7 @@ def train_stage(
             work.rate.after(chosen_by)
             state.finished = state.epoch - state.best_epoch >= settings.early_stop
             log.epoch(state.epoch, rate, trained, watched, time.monotonic() - started)
-            bar.epoch(state.epoch, chosen_by, state.best_loss, stage.settings.select_by)
+            bar.epoch(state.epoch, chosen_by, state.best_loss, settings.select_by)
             due = time.monotonic() - saved >= SAVE_SECONDS or accelerator.num_processes > 1  # clocks may differ
             if due or state.finished or state.epoch == settings.epochs:
                 _save(run_folder / "checkpoints", stage.name, state, work, accelerator)

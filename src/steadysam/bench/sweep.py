@@ -1,7 +1,8 @@
 """The learning rate of every method, chosen once on validation cases, before any test case is looked at.
 
 A run whose suite entry names `sweep` keys is trained once per rate and target of `[sweep]`; the rate with the lowest
-mean rank of its best validation loss over the targets is taken for all targets and seeds.
+mean rank of its best validation loss over the targets is taken for all targets and seeds. That loss is the one by
+which its stages select their epochs: the whole, or its Dice term.
 """
 
 from __future__ import annotations
@@ -31,9 +32,9 @@ def sweep_path(store: Path, run: str, target: str) -> Path:
 
 
 def sweep_run(suite: Suite, run: str, target: str, folders: Folders, options: Options) -> dict[str, Any]:
-    """Train `run` with every rate on `target`; returns and keeps the best validation loss of each.
+    """Train `run` with every rate on `target`; returns and keeps, of each, the validation loss of the best epoch.
 
-    The best losses of all stages that the run trains are added up; stages taken over from `start` are none of them.
+    Those of all stages that the run trains are added up; stages taken over from `start` are none of them.
     """
     path = sweep_path(folders.store, run, target)
     if path.exists():

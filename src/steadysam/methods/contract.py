@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
 import torch
@@ -24,9 +24,18 @@ from steadysam.types import Segmentation, SlicePoints, SliceStack
 
 
 class FrozenConfig(BaseModel):
-    """Settings: frozen, unknown keys refused, no NaN."""
+    """Settings: frozen, unknown keys refused, no NaN.
+
+    `LATER` names settings that came later, each with the value at which it is not written: older runs and stored
+    results keep their text and keys. A class that changes such a default must write it.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+    LATER: ClassVar[Mapping[str, Any]] = {}
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {k: v for k, v in serialise(self).items() if k not in self.LATER or v != self.LATER[k]}
 
 
 @dataclass(frozen=True)
@@ -137,6 +146,8 @@ class StageSettings(FrozenConfig):
     `slices_per_epoch = 0` means all. SGD has Nesterov momentum 0.99 as in nnU-Net unless `momentum` says otherwise.
     """
 
+    LATER: ClassVar[Mapping[str, Any]] = {"select_by": "loss"}
+
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     schedule: Literal["plateau", "poly", "linear", "cosine"] = "plateau"
     momentum: float = Field(default=0.99, ge=0, lt=1)
@@ -152,12 +163,6 @@ class StageSettings(FrozenConfig):
     warmup_steps: int = Field(default=0, ge=0)
     slices_per_epoch: int = Field(default=0, ge=0)
     clip_norm: float = Field(default=0.0, ge=0)
-
-    @model_serializer(mode="wrap")
-    def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        """`select_by` came later and is left out where a stage has always gone by the loss: runs keep their keys."""
-        always = self.select_by == type(self).model_fields["select_by"].default == "loss"
-        return {key: value for key, value in serialise(self).items() if key != "select_by" or not always}
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -18,12 +19,14 @@ Generator = Literal["student", "teacher", "random", "fresh"]
 class Masks(StageSettings):
     """The mask stage: AdamW at 1e-4 along a cosine, the epoch of the best validation Dice (ldfsam.md 2 and 3.5)."""
 
+    LATER: ClassVar[Mapping[str, Any]] = {}  # another default: an older run that says nothing went by the loss
+
     optimizer: Literal["adam", "adamw", "sgd"] = "adamw"
     schedule: Literal["plateau", "poly", "linear", "cosine"] = "cosine"
     batch_size: int = Field(default=8, ge=1)
     learning_rate: float = Field(default=1e-4, gt=0)
     weight_decay: float = Field(default=1e-4, ge=0)
-    # focal loss has 20 times the weight of Dice, and grows again while the masks still get better
+    # focal loss has 20 times the weight of Dice, and can grow again while the masks still get better
     select_by: Literal["loss", "dice"] = "dice"
 
 
