@@ -11,8 +11,9 @@ from steadysam.bench.group import Folders, Group, Options, nested
 from steadysam.bench.promptsets import chosen_points, noise_model, some_points
 from steadysam.bench.run import Work, bench, jobs_of, progress
 from steadysam.bench.store import cell_path, cells, read_cell, slug
-from steadysam.bench.suite import Suite, merged, read_suite
+from steadysam.bench.suite import Suite, read_suite
 from steadysam.bench.sweep import best_rate
+from steadysam.config import merged
 from steadysam.errors import BatchError, ConfigError, InputError
 from steadysam.files import read_json
 from steadysam.geometry import slice_points

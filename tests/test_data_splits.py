@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadysam.data.cases import Case, Dataset, Part, read_dataset
-from steadysam.data.splits import Split, leaks_by_bytes, refuse_byte_leaks, split_cases
+from steadysam.data.splits import Split, leaks_by_bytes, refuse_byte_leaks, refuse_start_leaks, split_cases
 from steadysam.errors import SteadyError
 
 
@@ -150,6 +151,31 @@ def test_equal_bytes_across_parts_are_found(tmp_path: Path) -> None:
     with pytest.raises(SteadyError, match="DATA_LEAK_BYTES"):
         refuse_byte_leaks(split)
     refuse_byte_leaks(Split((a, c), (b, e), (d,), "by hand"))
+
+
+@pytest.mark.parametrize(
+    "theirs, leak",
+    [
+        ({"train": ["a", "b"], "val": ["c"], "test": ["d"]}, ""),
+        ({"train": ["a"], "val": ["b"], "test": ["c", "d"]}, ""),
+        ({"train": ["a", "c"], "val": ["b"], "test": ["d"]}, "c"),  # would choose epochs by what was learnt
+        ({"train": ["a", "d"], "val": ["b"], "test": ["c"]}, "d"),
+        ({"train": ["a", "b"], "val": ["d"], "test": ["c"]}, "d"),
+    ],
+)
+def test_a_start_that_has_seen_the_judges(theirs: dict[str, list[str]], leak: str) -> None:
+    mine = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
+    with pytest.raises(SteadyError, match=f"DATA_LEAK_START.*{leak}") if leak else nullcontext():
+        refuse_start_leaks(theirs, mine, Path("run"))
+
+
+def test_a_start_from_more_patients_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    theirs = {"train": ["a", "b", "c"], "val": ["v"], "test": ["t"]}
+    refuse_start_leaks(theirs, {**theirs, "train": ["a"]}, Path("larger"))
+    assert "2 cases" in caplog.text
+    caplog.clear()
+    refuse_start_leaks({**theirs, "train": ["a"]}, theirs, Path("smaller"))
+    assert not caplog.text
 
 
 @pytest.mark.real_data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from steadysam.checkpoints import load_into, save_tensors
 from steadysam.config import make_config
 from steadysam.detection.average_precision import FoundBoxes
 from steadysam.embeddings import EmbeddingCache
+from steadysam.errors import ConfigError
 from steadysam.methods import detector as method
 from steadysam.methods.detecting import DetectorConfig
 from steadysam.methods.detector import Config, covered
@@ -116,6 +118,18 @@ def test_a_run_starts_from_the_teacher_of_another(toy_dataset, taught, tmp_path)
     assert {path.stem for path in (folder / "checkpoints").glob("*.json")} == {"student"}
     weights = load_run(folder, "cpu").model.state_dict()
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_a_setting_of_the_detector_leaves_its_others(taught):
+    """At another image size than that of training the boxes would be worthless, and nothing would say so."""
+    settings: Any = load_run(taught, "cpu", detector={"confidence": 0.1}).settings
+    assert (settings.detector.confidence, settings.detector.image_size) == (0.1, 64)
+    assert settings.detector.student_stage.epochs == 2
+
+
+def test_boxes_have_no_dice_to_select_by(toy_dataset):
+    with pytest.raises(ConfigError, match="CONFIG_VALUE.*select_by"):
+        make_config(values(toy_dataset, 2, student_stage={"select_by": "dice"}))
 
 
 def test_the_teachers_own_boxes():

@@ -162,6 +162,8 @@ def test_stages_follow_from_generator_and_mode():
     assert rates["masks"] == {"detector.*": 0.1}
     with pytest.raises(ValidationError, match="teacher"):
         settings(generator="teacher")
+    with pytest.raises(ValidationError, match="'random'"):
+        settings(generator="fresh", tune_detector=False)
 
 
 def test_release_drops_a_teacher_that_has_taught():

@@ -35,6 +35,8 @@ class Settings(FrozenConfig):
     schedule: str = "linear"
     select_by: str = "loss"
     epochs: int = EPOCHS
+    slices_per_epoch: int = 0
+    needs_validation: bool = False
     detail_size: int = 40
 
 
@@ -78,6 +80,7 @@ def stages(own: Any) -> tuple[Stage, ...]:
     settings = StageSettings(
         optimizer="sgd", schedule=own.schedule, momentum=0.9, epochs=own.epochs, batch_size=5,
         learning_rate=0.05, warmup_steps=5, patience=0, early_stop=50, select_by=own.select_by,
+        slices_per_epoch=own.slices_per_epoch,
     )  # fmt: skip
 
     def losses(name: str):
@@ -90,7 +93,7 @@ def stages(own: Any) -> tuple[Stage, ...]:
     def material(model, cases, cache):
         return Material(cases)
 
-    more = {"ema": own.ema, "fixed_statistics": own.fixed}
+    more = {"ema": own.ema, "fixed_statistics": own.fixed, "needs_validation": own.needs_validation}
     return (
         Stage("teacher", ("teacher.*",), material, losses("teacher"), settings),
         Stage("student", ("student.*", "scale"), material, losses("student"), settings, {"*.body.*": 0.1}, **more),
@@ -112,9 +115,16 @@ def method():
         yield
 
 
-def run(dataset: Path, folder: Path, resume: bool = False, start: dict[str, Any] | None = None, **method: Any) -> Path:
+def run(
+    dataset: Path,
+    folder: Path,
+    resume: bool = False,
+    start: dict[str, Any] | None = None,
+    data: dict[str, Any] | None = None,
+    **method: Any,
+) -> Path:
     values = {
-        "data": {"dataset": str(dataset), "label": "blob"},
+        "data": {"dataset": str(dataset), "label": "blob", **(data or {})},
         "preprocess": {"size": 16},
         "method": {"name": "toy", **method},
         "compute": {"device": "cpu", "cache": "off", "threads": 1},
@@ -361,3 +371,35 @@ def test_a_term_that_is_not_there_cannot_select(toy_dataset, tmp_path):
     with pytest.raises(ConfigError, match=r"stage 'teacher' can't select its epoch by 'dice'") as caught:
         run(toy_dataset, tmp_path / "run", select_by="dice")
     assert caught.value.expected == "one of loss, bce"
+
+
+def test_warm_up_counts_whole_epochs(toy_dataset, tmp_path, monkeypatch):
+    """16 slices in batches of 5 are 4 steps; after an epoch cut to 2 of them the next starts at the fifth even so."""
+    seen = []
+    monkeypatch.setattr(loop, "set_rate", lambda optimizer, rate: seen.append(rate))
+    found = rates(run(toy_dataset, tmp_path / "run", slices_per_epoch=10))
+    assert np.allclose(seen[EPOCHS * 2 :], np.repeat(found, 2) * [0.2, 0.4, 1, 1, 1, 1, 1, 1])
+
+
+def chosen_epoch(folder: Path) -> int:
+    return read_json(folder / "run.json")["stages"]["student"]["best_epoch"]
+
+
+@pytest.mark.parametrize(("needed", "best"), [(False, 2), (True, EPOCHS)])
+def test_without_validation_cases(toy_dataset, tmp_path, monkeypatch, needed, best):
+    """The training losses choose, unless the stage says that they can't: then the last epoch is taken."""
+    told = iter([3.0, 1.0, 2.0, 4.0] * 2)
+    monkeypatch.setattr(loop, "_train_epoch", lambda *_: {"loss": next(told)})
+    fractions = {"fractions": [0.8, 0.0, 0.2]}
+    folder = run(toy_dataset, tmp_path / "run", data=fractions, needs_validation=needed, ema=0)
+    assert read_json(folder / "run.json")["data"]["split"]["val"] == []
+    assert chosen_epoch(folder) == best
+
+
+def test_validation_cases_without_a_slice_of_use(toy_dataset, tmp_path, monkeypatch):
+    """Such as those of box prompts where no validation slice holds the target."""
+    told = iter([3.0, 1.0, 2.0, 4.0] * 2)
+    train_epoch = loop._train_epoch
+    monkeypatch.setattr(loop, "_train_epoch", lambda *given: {**train_epoch(*given), "loss": next(told)})
+    monkeypatch.setattr(Material, "__len__", lambda self: len(self.rows) if len(self.rows) > 4 else 0)
+    assert chosen_epoch(run(toy_dataset, tmp_path / "run")) == 2

@@ -72,12 +72,13 @@ def test_the_detectors_stages_come_between(name):
 
 
 def test_stage_2_trains_the_prompter_and_leaves_the_detector(name):
-    config = settings(prompts="both", variants=2)
+    config = settings(prompts="both", variants=2, psc="bi")
     model = build(name, config)
     select_trainable(model, spd.stages(config)[-1])
     samples = ConsistencySamples(model, [small_case(*POINTS)], EmbeddingCache(), config)
     batch = samples.batch([0, 1], Chance(0, "decoder", 0, training=True))
     assert batch.tensors["detail"].shape == (len(batch.points), 3, 64, 64)
+    assert (len(batch), len(batch.points)) == (2, 5), "neighbours are no samples: they must not weigh in the means"
     detector, prompter = model.detector, model.prompter
     assert detector is not None
     assert prompter is not None

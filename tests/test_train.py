@@ -5,15 +5,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from steadysam import loop
+from steadysam import loop, training
 from steadysam.checkpoints import newest_step
-from steadysam.config import apply_settings, make_config, read_config, to_toml
+from steadysam.config import ComputeConfig, apply_settings, make_config, read_config, to_toml
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, InputError, OutputError, ResourceError
 from steadysam.files import read_json, sha256_file, write_text
 from steadysam.loop import batches
@@ -173,6 +174,29 @@ def test_starting_from_a_run_skips_its_stages(finished, tmp_path):
     a, b = load_run(folder, "cpu").model.state_dict(), load_run(tmp_path / "raw", "cpu").model.state_dict()
     assert all(torch.equal(a[n], b[n]) for n in a if "mask_decoder" not in n)
     assert any(not torch.equal(a[n], b[n]) for n in a if "mask_decoder" in n)
+
+
+def test_a_start_must_not_have_seen_what_judges(finished, tmp_path):
+    values, folder = finished
+    data = {**values["data"], "split_seed": 1}
+    more = {**values, "data": data, "start": {"run": str(folder), "skip": ["saliency"]}}
+    with pytest.raises(InputError, match="DATA_LEAK_START.*toy_"):
+        train(make_config(more), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("launched", "expected"), [(False, [torch.device("cuda:1")]), (True, [])])
+def test_the_gpu_that_is_named_is_the_one(monkeypatch, launched, expected):
+    """accelerate takes the current one; under a launcher every process has its own."""
+    made = []
+    monkeypatch.setattr(training, "choose_device", lambda name: torch.device(name))
+    monkeypatch.setattr(training, "Accelerator", lambda **given: given)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: made.append(device) or nullcontext())
+    if launched:
+        monkeypatch.setenv("LOCAL_RANK", "0")
+    with training.computing(ComputeConfig(device="cuda:1")) as engine:
+        assert engine["cpu"] is False  # pyright: ignore
+    assert made == expected
 
 
 def test_batches_deal_every_sample_once_and_keep_the_mean_exact():

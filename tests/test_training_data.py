@@ -1,5 +1,6 @@
 """Which patients are trained on, and cases at two sizes."""
 
+import shutil
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -12,7 +13,8 @@ from steadysam import training_data
 from steadysam.config import DataConfig, RunConfig, make_config, to_toml
 from steadysam.data.cases import read_dataset
 from steadysam.data.slices import fit_masks, prepare_stack
-from steadysam.errors import ConfigError
+from steadysam.data.volumes import read_volume, write_mask
+from steadysam.errors import ConfigError, InputError
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig, StageSettings, Traits
 from steadysam.methods.ldfsam.config import Masks
@@ -139,3 +141,28 @@ def test_large_details_are_mapped_from_disk(fine_config, tmp_path, monkeypatch):
 def test_loaded_cases_carry_details(fine_config):
     data = load_training_data(fine_config, None)
     assert all(case.stack.detail is not None for case in (*data.train, *data.val))
+
+
+def judge_of(dataset) -> str:
+    """Name of the one validation case of the toy data set."""
+    config = RunConfig(data=DataConfig(dataset=str(dataset)), method={"name": "unet"})
+    (case,) = split_of(config, read_dataset(dataset)).val
+    return case.name
+
+
+@pytest.mark.parametrize("emptied", ["training", "validation"])
+def test_a_structure_that_only_one_part_has(toy_dataset, toy_values, tmp_path, caplog, emptied):
+    folder = tmp_path / toy_dataset.name
+    shutil.copytree(toy_dataset, folder)
+    judge = judge_of(toy_dataset)
+    for path in (folder / "labelsTr").iterdir():
+        if (path.name.removesuffix(".nii.gz") == judge) == (emptied == "validation"):
+            labels = read_volume(path)
+            write_mask(path, Mask(np.zeros(labels.array.shape, bool), labels.grid))
+    toy_values["data"]["dataset"] = str(folder)
+    if emptied == "training":
+        with pytest.raises(InputError, match="LABEL_EMPTY.*4 training cases"):
+            load_training_data(make_config(toy_values), None)
+    else:
+        load_training_data(make_config(toy_values), None)
+        assert "no validation case has a voxel" in caplog.text

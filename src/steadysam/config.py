@@ -218,6 +218,15 @@ def apply_settings(values: Mapping[str, Any], settings: Sequence[str]) -> dict[s
     return result
 
 
+def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables of settings, `more` winning."""
+    result = dict(base)
+    for key, value in more.items():
+        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
+        result[key] = merged(result[key], value) if both else value
+    return result
+
+
 def to_toml(values: Mapping[str, Any], prefix: str = "") -> str:
     """TOML of nested tables of JSON values; `None` is left out, as TOML has no such value."""
     lines = [f"{key} = {_toml(v)}" for key, v in values.items() if v is not None and not isinstance(v, Mapping)]

@@ -74,7 +74,8 @@ def train_stage(
     A checkpoint is written after an epoch, but not within `SAVE_SECONDS` of the last; results do not depend on it.
 
     Args:
-        cases: training and validation cases; without validation cases the training slices decide.
+        cases: training and validation cases; without validation slices that the stage can use, its training slices
+            decide, or the last epoch is taken (`Stage.needs_validation`).
         run_folder: `checkpoints/` and `logs/` are written below it.
 
     Raises:
@@ -84,7 +85,7 @@ def train_stage(
     settings = stage.settings
     parameters = select_trainable(model, stage)
     training = stage.samples(model, cases[0], cache)
-    validation = stage.samples(model, cases[1], cache) if cases[1] else None
+    validation = (stage.samples(model, cases[1], cache) if cases[1] else None) or None  # or none that it can use
     work = make_optimisation(stage, parameters, stage_buffers(model, stage))
     state = _resume(run_folder / "checkpoints", stage.name, work, accelerator.device)
     step_module, work.optimizer = accelerator.prepare(StageStep(model, stage), work.optimizer)
@@ -103,7 +104,8 @@ def train_stage(
                 if validation is not None:
                     watched = _validate(step_module, stage, validation, accelerator, seed)
                 chosen_by = _selected(watched, stage)
-                if chosen_by < state.best_loss:
+                blind = validation is None and stage.needs_validation
+                if blind or chosen_by < state.best_loss:
                     state.best_loss, state.best_epoch, state.best = chosen_by, state.epoch, work.copies()
             work.rate.after(chosen_by)
             state.finished = state.epoch - state.best_epoch >= settings.early_stop
@@ -152,7 +154,7 @@ def _train_epoch(
     total = _Mean()
     rank, world = accelerator.process_index, accelerator.num_processes
     rate = work.rate.at(chance.epoch)
-    step_before = chance.epoch * math.ceil(len(samples) / (settings.batch_size * world))
+    step_before = chance.epoch * math.ceil(len(samples) / (settings.batch_size * world))  # see `StageSettings`
     for step, (batch, weight) in enumerate(batches(samples, settings, chance, rank, world)):
         torch.manual_seed(int(chance.generator("dropout", step, rank).integers(2**62)))
         warm = min(1.0, (step_before + step + 1) / settings.warmup_steps) if settings.warmup_steps else 1.0

@@ -28,7 +28,7 @@ from steadysam.backbones.table import architecture_from
 from steadysam.backbones.video.build import native_size
 from steadysam.backbones.video.table import VIDEO_MODELS
 from steadysam.checkpoints import load_into
-from steadysam.config import RunConfig, make_config, read_config
+from steadysam.config import RunConfig, make_config, merged, read_config
 from steadysam.errors import CheckpointError, ConfigError, ResourceError, SteadyError
 from steadysam.files import read_json, sha256_file
 from steadysam.methods import METHODS
@@ -82,7 +82,8 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
     Args:
         folder: a run folder.
         device: `auto`, `cpu`, `cuda`, `cuda:N` or `mps`.
-        overrides: settings of the method that only act at inference, such as `tau=0.3` or `empty="empty_mask"`.
+        overrides: settings of the method that only act at inference, such as `tau=0.3` or `empty="empty_mask"`; of a
+            table, such as `detector={"confidence": 0.1}`, what is not named stays.
 
     Raises:
         CheckpointError: `RUN_MISSING`, `RUN_UNFINISHED`, `RUN_VERSION`, `CKPT_HASH`, `CKPT_SHAPE` and those of
@@ -110,7 +111,7 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
         )
     if overrides:
         values = config.model_dump(mode="json")
-        config = make_config({**values, "method": {**values["method"], **overrides}})
+        config = make_config({**values, "method": merged(values["method"], overrides)})
     model, settings = empty_model(config, record.get("architecture"))
     load_into(model, tensors, file=weights)
     target = choose_device(device)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from steadysam.backbones.table import Architecture, ConvArchitecture
 from steadysam.cachefolder import cache_folder
 from steadysam.checkpoints import load_into, save_tensors
 from steadysam.config import ComputeConfig, RunConfig, read_config, to_toml
+from steadysam.data.splits import refuse_start_leaks
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
 from steadysam.files import read_json, remove_folder, sweep_temporaries, write_json, write_text
@@ -59,7 +61,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Pat
             data = _load_data(config, folder, accelerator)
             model, settings = build_model(config)
             stages = METHODS[config.method_name].stages(settings)
-            _start_from(config, model, stages)
+            _start_from(config, model, stages, data.record)
         except SteadyError:
             if fresh and accelerator.is_main_process:
                 _discard(folder, keep_prompts=had_prompts)
@@ -83,9 +85,11 @@ def computing(compute: ComputeConfig) -> Iterator[Accelerator]:
         torch.set_num_threads(compute.threads)
     torch.set_float32_matmul_precision(compute.matmul)
     device = choose_device(compute.device)
+    # accelerate takes the current GPU, unless a launcher gives each process its own
+    named = device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
     try:
-        with torch.random.fork_rng(devices=[]):
+        with torch.random.fork_rng(devices=[]), torch.cuda.device(device) if named else nullcontext():
             yield Accelerator(
                 cpu=device.type == "cpu",
                 mixed_precision=compute.precision,
@@ -186,7 +190,7 @@ def _run_stage(
     accelerator.wait_for_everyone()
 
 
-def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...]) -> None:
+def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...], data: Mapping[str, Any]) -> None:
     """Weights of another run as a start; the stages named in `start.skip` are then not trained."""
     known = {stage.name for stage in stages}
     if unknown := set(config.start.skip) - known:
@@ -202,6 +206,10 @@ def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...]) 
     for name in config.start.skip or ("",):
         path = _stage_file(other, name) if name else other / "weights.safetensors"
         load_into(model, read_safetensors(path), file=path, strict=False)
+        maker = path.parent.parent if name else other
+        seen = read_record(maker).get("data", {})  # an unfinished run, which may have the stage, does not say
+        if seen.get("dataset") == data["dataset"]:
+            refuse_start_leaks(seen["split"], data["split"], maker)
 
 
 def _stage_file(run: Path, stage: str) -> Path:

@@ -81,8 +81,9 @@ def load_training_data(
         redraw = partial(_redraw, config, mask) if prompted and not folder else None
         cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name], redraw, spill)
         hashes[case.name] = content_key(volume.sha256, np.packbits(mask.array))
-    if not any(case.masks.any() for case in cases.values()):
-        raise InputError("LABEL_EMPTY", f"no training case has a voxel of label {config.data.label!r}")
+    _refuse_empty(config.data.label, [cases[case.name] for case in split.train])
+    if split.val and not any(cases[case.name].masks.any() for case in split.val):
+        logger.warning("no validation case has a voxel of label %r: they can't tell good epochs", config.data.label)
     logger.info("%d training and %d validation cases (%s)", len(split.train), len(split.val), split.rule)
     logger.info("slices across array axis %s", " and ".join(map(str, sorted(axes))))
     meta = _prompt_meta(config, prompt_files(config, dataset, "Tr")) if prompted else {"origin": "none"}
@@ -106,6 +107,15 @@ def load_training_data(
     return TrainingData(
         tuple(cases[case.name] for case in split.train), tuple(cases[case.name] for case in split.val), record
     )
+
+
+def _refuse_empty(label: str, cases: Sequence[TrainingCase]) -> None:
+    if not any(case.masks.any() for case in cases):
+        raise InputError(
+            "LABEL_EMPTY",
+            f"none of the {len(cases)} training cases has a voxel of label {label!r}",
+            fix="choose another label, more of the training patients, or another split",
+        )
 
 
 def split_of(config: RunConfig, dataset: Dataset) -> Split:

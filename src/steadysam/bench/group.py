@@ -14,8 +14,8 @@ from typing import Any
 from steadysam.bench import promptsets
 from steadysam.bench.keys import decisive, prompt_values, row_values
 from steadysam.bench.store import slug
-from steadysam.bench.suite import PointsFrom, Suite, merged
-from steadysam.config import RunConfig, make_config
+from steadysam.bench.suite import PointsFrom, Suite
+from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
 from steadysam.data.splits import Split
 from steadysam.files import content_key, read_json, write_json
@@ -221,10 +221,7 @@ class Group:
 
     def loaded(self, run: str, settings: Mapping[str, Any]) -> Run:
         """A run, trained if need be, ready to segment."""
-        config = self.config(run)
-        # tables of the row are merged with the run's: `load_run` would replace them
-        own = {key: config.method.get(key) for key in settings}
-        return load_run(self.train(run), config.compute.device, **merged(own, settings))
+        return load_run(self.train(run), self.config(run).compute.device, **settings)
 
 
 def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]:

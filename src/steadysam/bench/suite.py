@@ -31,7 +31,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from steadysam.bench.store import slug
-from steadysam.config import read_config, validated
+from steadysam.config import merged, read_config, validated
 from steadysam.errors import ConfigError
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig
@@ -275,15 +275,6 @@ def read_suite(path: str | Path) -> Suite:
         seen.append(base.resolve())
         values = merged(read_config(base), values)
     return validated(Suite, values)
-
-
-def merged(base: Mapping[str, Any], more: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested tables, `more` winning."""
-    result = dict(base)
-    for key, value in more.items():
-        both = isinstance(value, Mapping) and isinstance(result.get(key), Mapping)
-        result[key] = merged(result[key], value) if both else value
-    return result
 
 
 def _differ_as_files(kind: str, names: Any) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ import numpy as np
 from steadysam.data.cases import Case, Dataset
 from steadysam.errors import ConfigError, InputError
 from steadysam.files import content_key, read_json, sha256_file
+
+logger = logging.getLogger(__name__)
 
 Fractions = tuple[float, float, float]
 
@@ -105,6 +108,31 @@ def refuse_byte_leaks(split: Split) -> None:
             seen="; ".join(", ".join(group) for group in leaks[:5]),
             fix="remove the copies, or give both cases the same patient in patients.csv",
         )
+
+
+def refuse_start_leaks(theirs: Mapping[str, Sequence[str]], mine: Mapping[str, Sequence[str]], run: Path) -> None:
+    """The weights that a run starts from must not have seen what will judge it.
+
+    Args:
+        theirs, mine: case names of the parts `train`, `val` and `test`, of one data set.
+        run: folder of the other run.
+
+    Raises:
+        InputError: `DATA_LEAK_START` if the other run was trained on cases that validate or test this one, or chose its
+            epoch by cases that test this one. More training cases than here are warned of only.
+    """
+    trained, validated = set(theirs["train"]), set(theirs["val"])
+    leaks = sorted((set(mine["test"]) & (trained | validated)) | (set(mine["val"]) & trained))
+    if leaks:
+        raise InputError(
+            "DATA_LEAK_START",
+            f"the run to start from has seen {len(leaks)} of the cases that validate or test this one",
+            file=run,
+            seen=", ".join(leaks[:5]),
+            fix="start from a run with the same split (data.fold, data.split_seed, data.fractions)",
+        )
+    if more := len(trained - set(mine["train"])):
+        logger.warning("%s was trained on %d cases that this run leaves out: their labels count here, too", run, more)
 
 
 def _by_patient(cases: Sequence[Case], shares: Sequence[float], seed: int) -> tuple[list[Case], ...]:

@@ -143,7 +143,9 @@ class StageSettings(FrozenConfig):
     with `poly` it falls as (1 - epoch / epochs)^0.9, with `linear` and `cosine` from 1 to the stage's `final_rate`.
     Training stops after `early_stop` epochs without improvement. `select_by` names the mean over validation slices in
     which an epoch improves: the whole `loss`, or its term `dice`, where others outweigh the masks that are wanted.
-    `slices_per_epoch = 0` means all. SGD has Nesterov momentum 0.99 as in nnU-Net unless `momentum` says otherwise.
+    `slices_per_epoch = 0` means all. `warmup_steps` count whole epochs: where `slices_per_epoch` cuts these, the
+    warm-up ends in the same epoch or as the next begins, so after fewer steps. SGD has Nesterov momentum 0.99 as in
+    nnU-Net unless `momentum` says otherwise.
     """
 
     LATER: ClassVar[Mapping[str, Any]] = {"select_by": "loss"}
@@ -185,6 +187,7 @@ class Stage:
         final_rate: share of the learning rate at the end of the schedules `linear` and `cosine`.
         fixed_statistics: batch norm layers stay in eval mode, all or those that a pattern of module names fits: they
             use their statistics and do not change them.
+        needs_validation: only the validation losses can tell a good epoch; without them the last one is taken.
     """
 
     name: str
@@ -196,6 +199,7 @@ class Stage:
     ema: float = 0.0
     final_rate: float = 0.01
     fixed_statistics: bool | tuple[str, ...] = False
+    needs_validation: bool = False
 
 
 class Method(Protocol):

@@ -53,6 +53,7 @@ class DetectorStage(StageSettings):
     weight_decay: float = Field(default=3.1e-5, ge=0)
     clip_norm: float = Field(default=0.625, ge=0)
     early_stop: int = Field(default=50, ge=1)
+    select_by: Literal["loss"] = "loss"  # boxes have no Dice
     warmup_steps: int = Field(default=300, ge=0)
 
 
@@ -160,6 +161,7 @@ def _stage(name: str, attribute: str, config: DetectorConfig, settings: StageSet
         settings=settings,
         ema=config.ema,
         final_rate=FINAL_RATE,
+        needs_validation=True,
     )
 
 

@@ -47,6 +47,8 @@ class AugmentedSlices:
                 if self.redraw and chance.training and case.redraw is not None:
                     here = case.redraw(chance.generator(case.name, t, "redraw"))[t]
                 points.append(move_points(here, moves[-1], case.stack.preprocess.size))
+        if len({len(image) for image in images}) > 1:  # grey pictures among coloured ones
+            images = [image.expand(3, -1, -1) for image in images]
         norm = self.cases[0].stack.preprocess.norm
         tensors = {
             "images": normalise(move_images(torch.stack(images), moves), norm),

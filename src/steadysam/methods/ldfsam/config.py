@@ -64,9 +64,11 @@ class Config(FrozenConfig):
     masks: Masks = Masks()
 
     @model_validator(mode="after")
-    def _teacher_exists(self) -> Config:
+    def _generator_exists(self) -> Config:
         if self.generator == "teacher" and not self.detector.teacher:
             raise ValueError("generator = 'teacher' needs detector.teacher, the teacher's size")
+        if self.generator == "fresh" and not self.tune_detector:
+            raise ValueError("generator = 'fresh' learns in the mask stage: with tune_detector = false it is 'random'")
         return self
 
     @property

@@ -99,11 +99,11 @@ class ConsistencySamples:
             more = {"detail": moved_details(self.cases, rows, moves, self.config.detail_size)}
         return Batch(
             {
-                **more,
-                "masks": torch.cat(masks[:split]),
+                "masks": torch.cat(masks[:split]),  # first: its length is that of the batch
                 "embeddings": torch.stack(embeddings).float(),
                 "pair_of": torch.tensor(pair_of, dtype=torch.long),
                 "neighbour_masks": torch.cat(masks[split:]) if pair_of else torch.zeros(0),
+                **more,
             },
             tuple(points),
         )
