@@ -1,5 +1,6 @@
 """A suite from file to cells: on the toy data set, with every kind of row that has a rule of its own."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -320,7 +321,8 @@ def test_the_untrained_selves_of_rows_are_scored_elsewhere(store, tmp_path):
     suite, folders = read_suite(store[0]), Folders(store[2].resolve(), tmp_path / "work", tmp_path / "floor")
     wanted = Options(rows=("SPD", "Local"), prompts=("noisy",), untrained=True)
     work = Work(seeds=(0,))
-    assert progress(suite, folders.store, work, wanted) == (0, 2)
+    state = progress(suite, folders, work, wanted)
+    assert (state.done, state.total, state.missing) == (0, 2, {("blob", 0): ("SPD", "Local")})
     bench(suite, folders, work, wanted)
     found = cells(folders.store)
     assert sorted((cell.row, cell.prompts) for cell in found) == [("Local", "noisy"), ("SPD", "noisy")]
@@ -329,3 +331,7 @@ def test_the_untrained_selves_of_rows_are_scored_elsewhere(store, tmp_path):
     assert not (folders.store / "sweep").exists()
     with pytest.raises(ConfigError, match="no prompt set"):
         bench(suite, folders, work, Options(prompts=("loud",)))
+    with pytest.raises(ConfigError, match="no row 'SDP'"):
+        progress(suite, folders, work, Options(rows=("SDP",)))
+    with pytest.raises(InputError, match="no data set for target blob"):
+        progress(suite, replace(folders, data=tmp_path), work, wanted)

@@ -1,6 +1,7 @@
 """The command line: train, predict, evaluate as a user types them; exit codes, help, and a quick start."""
 
 import json
+import logging
 import os
 import re
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from steadysam import __version__
+from steadysam import __version__, cli
 from steadysam.config import to_toml
 from steadysam.files import read_json, write_json, write_text
 from steadysam.methods import METHODS
@@ -140,6 +141,7 @@ def test_the_cache_is_used_and_changes_nothing(work, toy_dataset, tmp_path):
         (["train", "{data}", "-o", "{tmp}/run", "--method", "nothing"], 3, "sam_tuning"),
         (["train", "{data}", "-o", "{tmp}/run", "--backbone", "resnet"], 3, "sam-tiny"),
         (["train", "-o", "{tmp}/run"], 3, "CONFIG_MISSING"),
+        (["train", "{data}", "-o", "{tmp}/run", "--method", "unet", "--prompts", "{tmp}/no"], 4, "FILE_MISSING"),
         (["train", "{tmp}/nothing", "-o", "{tmp}/run"], 4, "DATA_NO_JSON"),
         (["train", "{data}", "-o", "{tmp}/run", "--config", "{tmp}/no.toml"], 4, "FILE_MISSING"),
         (["predict", "-i", "{image}", "--prompts", "{tmp}/no.json", "-m", "{run}", "-o", "{tmp}/out"], 4, "no.json"),
@@ -155,6 +157,28 @@ def test_exit_codes(work, toy_dataset, tmp_path, capsys, words, code, hint):
     assert hint in said.err + said.out
     assert "Traceback" not in said.err + said.out
     assert leftovers(tmp_path) == []
+
+
+def test_what_is_not_used_is_said(toy_dataset, tmp_path, caplog):
+    words = ["train", toy_dataset, "--label", "blob", "--method", "unet", "--size", 32, "--prompts", tmp_path]
+    words += ["--set", "method.tuning.epochs=1", "--set", "compute.cache=off", "-o", tmp_path / "run", "--continue"]
+    assert steadysam(*words) == 0
+    assert f"unet looks at no prompts: {tmp_path} is not used" in caplog.text
+    assert "holds no run to go on with: a new one starts" in caplog.text
+
+
+@pytest.mark.parametrize(("command", "hint"), [("train", "--continue goes on"), ("bench", "goes on"), ("info", "")])
+def test_an_interruption_says_how_to_go_on(monkeypatch, capsys, command, hint):
+    def interrupted(tokens):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "app", interrupted)
+    monkeypatch.setattr(logging.Logger, "setLevel", lambda logger, level: None)  # it would outlive this test
+    assert cli.launch(command) == 130
+    said = capsys.readouterr().err
+    assert said.startswith("interrupted; what was written is whole")
+    assert hint in said
+    assert ("same command" in said) == bool(hint)
 
 
 def test_debug_shows_where_an_error_was_raised(tmp_path):

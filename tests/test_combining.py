@@ -10,7 +10,7 @@ from steadysam.cli import app
 from steadysam.combining import Structure, combine_folders, combine_masks
 from steadysam.data.volumes import read_label_map, write_mask
 from steadysam.errors import BatchError, InputError, UsageError
-from steadysam.files import read_json
+from steadysam.files import read_json, write_json
 from steadysam.types import Grid, Mask
 
 
@@ -104,3 +104,26 @@ def test_command(tmp_path, capsys):
         app(["combine", "a", "-o", str(tmp_path / "no")], result_action="return_value")
     with pytest.raises(UsageError, match="data set"):
         app(["combine", f"LV={tmp_path / 'a'}", "-o", str(tmp_path / "no")], result_action="return_value")
+
+
+def test_swapped_folders_are_refused_unless_numbers_are_given(tmp_path):
+    a, b = folders(tmp_path)
+    write_json(a.folder / "run.json", {"config": {"data": {"label": "a"}}})
+    write_json(b.folder / "run.json", {"config": {"data": {"label": "b"}}})
+    combine_folders([a, b], tmp_path / "right")
+    swapped = [Structure("a", 3, b.folder), Structure("b", 1, a.folder)]
+    with pytest.raises(InputError, match="COMBINE_OTHER_LABEL") as caught:
+        combine_folders(swapped, tmp_path / "wrong")
+    assert (caught.value.seen, caught.value.expected) == ("trained for b", "a")
+    assert not (tmp_path / "wrong").exists()
+    combine_folders([Structure("3", 3, b.folder), Structure("1", 1, a.folder)], tmp_path / "meant")
+    write_json(b.folder / "run.json", {"config": {"data": {"label": "1"}}})
+    combine_folders([a, b], tmp_path / "by number")
+
+
+def test_a_label_map_is_no_mask_of_one_structure(tmp_path):
+    a, b = folders(tmp_path)
+    combine_folders([a, b], tmp_path / "all")
+    with pytest.raises(BatchError, match="COMBINE_FAILED") as caught:
+        combine_folders([Structure("x", 7, tmp_path / "all")], tmp_path / "again")
+    assert "COMBINE_MASK" in str(caught.value.seen)

@@ -16,7 +16,7 @@ from conftest import make_affine  # pyright: ignore[reportMissingImports]
 from steadysam.comparison import COMPARED, compare, holm_over
 from steadysam.data.volumes import read_label_map, write_mask, write_volume
 from steadysam.errors import BatchError, InputError, UsageError
-from steadysam.evaluate import Evaluation, evaluate_case, evaluate_folder, mask_files
+from steadysam.evaluate import COMBINED_FILE, Evaluation, evaluate_case, evaluate_folder, mask_files
 from steadysam.provenance import NO_PROMPTS, provenance_of
 from steadysam.report.evaluation import write_evaluation
 from steadysam.summary import summarise
@@ -226,6 +226,21 @@ def test_folder(folders):
     assert either.cases[0].volume.dice < 1.0  # label 1 is now part of the target
 
 
+def test_a_label_map_is_scored_by_its_numbers(folders):
+    """The label maps themselves as predictions: all of what is not 0 would be too much for either label."""
+    _, labels = folders
+    for values in ([1], [2], [1, 2]):
+        result = evaluate_folder(labels, labels, values, size=0)
+        assert [case.volume.dice for case in result.cases] == [1.0] * 4, values
+
+
+def test_a_case_of_combine_that_holds_one_structure_only(folders, tmp_path):
+    pred, labels = folders  # masks of label 2, written as 1
+    assert evaluate_folder(pred, labels, [2], size=0).cases[0].volume.dice == 1.0
+    (pred / COMBINED_FILE).write_text("{}")
+    assert evaluate_folder(pred, labels, [2], size=0).cases[0].volume.dice == 0.0
+
+
 def test_missing_files_are_listed_on_both_sides(folders):
     pred, labels = folders
     (pred / "case1.nii.gz").rename(pred / "stray.nii.gz")
@@ -295,6 +310,7 @@ def test_recorded_slice_axis_is_used_and_foreign_masks_are_found(folders):
     result = evaluate_folder(pred, labels, [2], size=0)
     assert [len(case.slices) for case in result.cases] == [30, 6, 6, 6]
     assert result.changed == ("case0",)
+    assert result.foreign == ("case1", "case2", "case3"), "of the second the record has no hash"
     assert [len(case.slices) for case in evaluate_folder(pred, labels, [2], slice_axis=0).cases] == [20] * 4
 
 

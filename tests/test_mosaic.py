@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steadysam.detection.boxes import boxes_of_mask
+from steadysam.errors import InputError
 from steadysam.methods.contract import Chance, TrainingCase
 from steadysam.methods.mosaic import (
     DetectionSamples,
@@ -142,6 +143,16 @@ def test_small_components_are_no_objects():
     assert moved_boxes([mask], picture, SIZE, 7).tolist() == [[10, 10, 14, 14]]
     left = Picture((Tile(0, (0, 0, SIZE, SIZE), 1.0, (-12.0, 0.0)),))
     assert moved_boxes([mask], left, SIZE, 9).tolist() == [], "8 px are left of it"
+
+
+def test_a_target_of_specks_only_is_refused():
+    """A detector that is shown no object learns to find none, and its loss looks splendid."""
+    case = case_of()
+    largest = int(case.masks.sum((1, 2)).max())
+    with pytest.raises(InputError, match="DETECT_NO_OBJECT.*") as caught:
+        DetectionSamples([case], MosaicConfig(image_size=SIZE, min_area=largest + 1), 5)
+    assert str(largest) in str(caught.value.seen)
+    DetectionSamples([replace(case, masks=np.zeros_like(case.masks))], MosaicConfig(image_size=SIZE), 5)
 
 
 def test_nothing_moves_outside_training():

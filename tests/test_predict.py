@@ -12,6 +12,7 @@ from conftest import GRIDS, make_affine
 from steadysam.data.volumes import read_grid, read_label_map, read_volume, write_volume
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError
+from steadysam.evaluate import evaluate_folder
 from steadysam.files import read_json, sha256_file
 from steadysam.geometry import grids_agree, voxel_to_ras
 from steadysam.prediction import PredictOptions, find_jobs, predict
@@ -105,6 +106,21 @@ def test_predicting_again_replaces_the_files(run, folders, tmp_path):
     before = {path.name: path.read_bytes() for path in out.iterdir() if path.name != "run.json"}
     predict(run, find_jobs(images, prompts), out)
     assert {path.name: path.read_bytes() for path in out.iterdir() if path.name != "run.json"} == before
+
+
+def test_masks_of_an_earlier_call_are_told_of(run, folders, tmp_path, caplog):
+    images, prompts = folders
+    predict(run, find_jobs(images, prompts), tmp_path / "out")
+    caplog.clear()
+    predict(run, find_jobs(images / "a_0000.nii.gz", prompts / "a.json"), tmp_path / "out")
+    assert "still holds masks of an earlier call: b, c" in caplog.text
+    assert evaluate_folder(tmp_path / "out", tmp_path / "out").foreign == ("b", "c")
+
+
+def test_empty_masks_are_told_of(toy_run, folders, tmp_path, caplog):
+    images, prompts = folders
+    predict(load_run(toy_run, "cpu", tau=1.0, empty="empty_mask"), find_jobs(images, prompts), tmp_path / "out")
+    assert "3 of 3 masks are empty" in caplog.text
 
 
 def test_audits_say_what_became_of_every_prompt(run, folders, tmp_path):
@@ -254,7 +270,7 @@ def test_nrrd_and_mha_give_a_nifti_on_the_same_grid(run, tmp_path, ending):
 
 
 @pytest.mark.parametrize("colour", [False, True])
-def test_a_picture_is_a_volume_of_one_slice(run, tmp_path, colour):
+def test_a_picture_is_a_volume_of_one_slice(run, tmp_path, caplog, colour):
     from PIL import Image
 
     grid = Grid((26, 20, 1), np.eye(4), 2)
@@ -263,6 +279,7 @@ def test_a_picture_is_a_volume_of_one_slice(run, tmp_path, colour):
     prompts = Prompts((click("p", (13, 10), 0, grid), click("q", (2, 2), 0, grid)))
     path = write_prompts(tmp_path / "photo.json", prompts, frame="ijk", grid=read_grid(tmp_path / "photo.png"))
     predict(run, find_jobs(tmp_path / "photo.png", path), tmp_path / "out")
+    assert ("1 of 1 images are no grey images" in caplog.text) == colour
     mask, found = read_label_map(tmp_path / "out" / "photo.png")
     assert found.shape == (26, 20, 1)
     assert set(np.unique(mask)) == {0, 255}  # what viewers show as black and white

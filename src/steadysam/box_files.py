@@ -89,7 +89,11 @@ def detect_files(
             show(case)
         if truth is not None:
             scored.append(_without_pixels(case))
+    boxes = [entry["boxes"] for entry in records]
+    logger.info("%d boxes, in %d of %d cases", sum(boxes), sum(count > 0 for count in boxes), len(boxes))
     rows = score_boxes(scored) if scored else []
+    if rows and not rows[-1]["objects"]:
+        logger.warning("the labels hold no object of the target: there is nothing to score")
     if rows:
         write_text(output / "detection.csv", _csv(rows))
         write_json(output / "detection.json", {"rows": rows})
@@ -165,7 +169,7 @@ def _report_failures(output: Path, failures: Sequence[Mapping[str, Any]], jobs: 
     write_text(output / "failures.jsonl", text)
     raise BatchError(
         "BATCH_FAILED",
-        f"{len(failures)} of {jobs} cases failed; the others are written",
+        f"{len(failures)} of {jobs} cases failed" + ("; the others are written" if len(failures) < jobs else ""),
         file=output / "failures.jsonl",
         seen=", ".join(str(failure["case"]) for failure in failures[:5]),
     )

@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 from steadysam.data.volumes import read_label_map, write_volume
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import mask_files
+from steadysam.evaluate import COMBINED_FILE, mask_files, read_record, several_numbers
 from steadysam.files import sha256_file, write_json
 from steadysam.geometry import describe_grid, grids_agree
+from steadysam.provenance import target_label
 from steadysam.types import Grid
 
 FORMAT = "steadysam-combined-1"
@@ -51,14 +52,17 @@ def combine_folders(
         track: wraps the case names, for a progress bar.
 
     Raises:
-        InputError: `COMBINE_VALUES`, those of `mask_files`. BatchError: `COMBINE_FAILED`, after all other cases, if a
-            case lacks a mask or its masks lie on different grids.
+        InputError: `COMBINE_VALUES`, `COMBINE_OTHER_LABEL` if a folder's `run.json` says that its masks are of another
+            label, those of `mask_files`. BatchError: `COMBINE_FAILED`, after all other cases, if a case lacks a mask,
+            one holds several numbers, or its masks lie on different grids.
     """
     values = [structure.value for structure in structures]
     if len(set(values)) < len(values) or not all(1 <= value <= 255 for value in values):
         raise InputError(
             "COMBINE_VALUES", "every structure needs a number of its own", seen=values, expected="1 to 255"
         )
+    for structure in structures:
+        _refuse_another_label(structure)
     files = {structure.name: mask_files(structure.folder) for structure in structures}
     cases: dict[str, Any] = {}
     failures: dict[str, SteadyError] = {}
@@ -77,14 +81,29 @@ def combine_folders(
     record = {"format": FORMAT, "labels": {s.name: s.value for s in structures}, "cases": cases}
     record["failures"] = {case: error.to_dict() for case, error in failures.items()}
     if cases or not failures:
-        write_json(output / "combined.json", record)
+        write_json(output / COMBINED_FILE, record)
     if failures:
         raise BatchError(
             "COMBINE_FAILED",
             f"{len(failures)} cases could not be combined: {', '.join(sorted(failures)[:8])}",
-            fix=next(iter(failures.values())).message().splitlines()[0],
+            seen=next(iter(failures.values())).message().splitlines()[0],
+            fix="combine the folders that have all cases, or complete them",
         )
     return record
+
+
+def _refuse_another_label(structure: Structure) -> None:
+    """Swapped folders would write one structure as the other; whoever gives a number says what it is."""
+    trained = target_label(read_record(structure.folder))
+    if trained not in (None, structure.name, str(structure.value)) and not structure.name.isdigit():
+        raise InputError(
+            "COMBINE_OTHER_LABEL",
+            "the masks in this folder are of another label",
+            file=structure.folder,
+            seen=f"trained for {trained}",
+            expected=structure.name,
+            fix=f"name the right folder; if it is meant, give the number: {structure.value}={structure.folder}",
+        )
 
 
 def _read(case: str, paths: dict[str, Path | None]) -> tuple[list[NDArray[np.bool_]], Grid]:
@@ -98,6 +117,9 @@ def _read(case: str, paths: dict[str, Path | None]) -> tuple[list[NDArray[np.boo
         if first is not None and grid is not None and not grids_agree(grid, first):
             seen, expected = describe_grid(grid), describe_grid(first)
             raise InputError("LABEL_GRID", "masks of one case on two grids", file=path, seen=seen, expected=expected)
+        if several_numbers(array):
+            seen = ", ".join(map(str, np.unique(array)[:8].tolist()))
+            raise InputError("COMBINE_MASK", "not the mask of one structure", file=path, seen=f"values {seen}")
         first = first or grid
         masks.append(array != 0)
     if first is None:

@@ -18,6 +18,8 @@ from steadysam.metrics import CaseScores, slice_scores, volume_scores
 from steadysam.provenance import mask_hashes, slice_axes
 from steadysam.types import Grid, stack_slices
 
+COMBINED_FILE = "combined.json"  # beside label maps
+
 
 def evaluate_case(
     pred: NDArray[Any],
@@ -66,6 +68,7 @@ class Evaluation:
         failures: case name -> error, for cases that could not be scored.
         record: content of the predictions' `run.json`, {} if there is none.
         changed: cases whose mask is not the one that `run.json` describes.
+        foreign: cases of which `run.json`, where it lists any, says nothing: masks of another run or tool.
     """
 
     cases: tuple[CaseScores, ...]
@@ -74,6 +77,7 @@ class Evaluation:
     failures: Mapping[str, SteadyError] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
+    foreign: tuple[str, ...] = ()
 
     def problem(self) -> BatchError | None:
         """The error with which a command should end although the other cases are scored, or None.
@@ -85,7 +89,7 @@ class Evaluation:
                 "EVAL_FAILED",
                 f"{len(self.failures)} cases could not be scored: "
                 + "; ".join(f"{name} [{error.code}]" for name, error in self.failures.items()),
-                fix=next(iter(self.failures.values())).message().splitlines()[0],
+                seen=next(iter(self.failures.values())).message().splitlines()[0],
             )
         if self.missing_predictions or self.missing_labels:
             return BatchError(
@@ -110,7 +114,8 @@ def evaluate_folder(
     """Score every case that has both a prediction and a label; one bad case does not stop the others.
 
     Args:
-        pred_folder: masks `CASE.nii.gz` (or another format that is read), foreground non-zero; `run.json`.
+        pred_folder: masks `CASE.nii.gz` (or another format that is read), foreground non-zero; or label maps with the
+            numbers of the labels, see `read_pair`; `run.json`.
         label_folder: label maps `CASE.nii.gz` and so on.
         label_values: labels whose union is the target; None means every value but 0.
         size: grid of the pixel metrics, see `evaluate_case`.
@@ -133,27 +138,40 @@ def evaluate_folder(
         )
     record = read_record(pred_folder)
     axes = slice_axes(record) if slice_axis is None else dict.fromkeys(common, slice_axis)
+    maps = holds_label_maps(pred_folder)
     cases: list[CaseScores] = []
     failures: dict[str, SteadyError] = {}
     for name in progress(common):
         try:
-            cases.append(_score(name, preds[name], labels[name], label_values, size, axes.get(name)))
+            pair = read_pair(preds[name], labels[name], label_values, axes.get(name), label_map=maps)
+            physical = image_kind(labels[name]) not in ("png", "jpeg")
+            cases.append(evaluate_case(*pair, size, name=name, physical=physical))
         except SteadyError as error:
             failures[name] = error
+    hashes = mask_hashes(record)
     return Evaluation(
         cases=tuple(cases),
         missing_predictions=tuple(sorted(labels.keys() - preds.keys())),
         missing_labels=tuple(sorted(preds.keys() - labels.keys())),
         failures=failures,
         record=record,
-        changed=tuple(name for name, sha in mask_hashes(record).items() if _differs(preds.get(name), sha)),
+        changed=tuple(name for name, sha in hashes.items() if _differs(preds.get(name), sha)),
+        foreign=tuple(name for name in common if hashes and name not in hashes),
     )
 
 
 def read_pair(
-    pred: Path, label: Path, label_values: Sequence[int] | None = None, slice_axis: int | None = None
+    pred: Path,
+    label: Path,
+    label_values: Sequence[int] | None = None,
+    slice_axis: int | None = None,
+    *,
+    label_map: bool = False,
 ) -> tuple[NDArray[np.bool_], NDArray[np.bool_], Grid]:
     """Prediction, truth (I, J, K) and the label's grid, after checking that both lie on it.
+
+    What is not 0 in the prediction is foreground, whatever its number; but where it is a label map, and so wherever it
+    holds several numbers, the target is the union of `label_values`, as in the label.
 
     Raises:
         InputError: `LABEL_GRID` if the grids differ, and whatever reading a label map raises.
@@ -174,7 +192,21 @@ def read_pair(
     if slice_axis is not None:
         grid = replace(grid, slice_axis=slice_axis)
     true = label_array != 0 if label_values is None else select_label(label_array, label_values)
-    return np.asarray(pred_array) != 0, np.asarray(true, bool), grid
+    found = pred_array != 0
+    if label_values is not None and (label_map or several_numbers(pred_array)):
+        found = select_label(pred_array, label_values)
+    return np.asarray(found, bool), np.asarray(true, bool), grid
+
+
+def several_numbers(labels: NDArray[Any]) -> bool:
+    """Whether more than one number stands in a mask beside 0."""
+    inside = labels[labels != 0]
+    return inside.size > 0 and bool(inside.min() != inside.max())
+
+
+def holds_label_maps(folder: Path) -> bool:
+    """Whether the masks of a folder are label maps that `steadysam combine` made."""
+    return (Path(folder) / COMBINED_FILE).is_file()
 
 
 def mask_files(folder: Path) -> dict[str, Path]:
@@ -212,14 +244,6 @@ def read_record(folder: Path) -> dict[str, Any]:
 
 def _differs(path: Path | None, sha256: str) -> bool:
     return path is not None and sha256_file(path) != sha256
-
-
-def _score(
-    name: str, pred: Path, label: Path, values: Sequence[int] | None, size: int, slice_axis: int | None
-) -> CaseScores:
-    physical = image_kind(label) not in ("png", "jpeg")
-    pred_mask, true, grid = read_pair(pred, label, values, slice_axis)
-    return evaluate_case(pred_mask, true, grid, size, name=name, physical=physical)
 
 
 def _listed(names: Sequence[str], most: int = 20) -> str:

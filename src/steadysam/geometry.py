@@ -121,7 +121,7 @@ def slice_points(prompts: Prompts, grid: Grid, outside: Outside = "error") -> tu
             seen=np.round(ras_to_voxel(points_mm[worst], grid)[0], 1).tolist(),
             expected=f"voxel indices from 0 to {[n - 1 for n in grid.shape]}",
             fix="run `steadysam prompts check` (it tells a wrong frame from a stray click), "
-            "or pass --outside drop or --outside clip",
+            "or let predict and train drop or clip such points (outside)",
         )
     ijk = ras_to_voxel(points_mm, grid)
     ijk = np.where(beyond[:, None], np.clip(ijk, 0, np.array(grid.shape) - 1), ijk)

@@ -10,6 +10,7 @@ import io
 import logging
 import math
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,8 @@ if TYPE_CHECKING:  # it would load torch, and prediction tools use the bars too
     from steadysam.methods.contract import StageSettings
 
 logger = logging.getLogger(__name__)
+
+TELL_SECONDS = 60
 
 
 class TrainingLog:
@@ -104,10 +107,14 @@ def progress_bar(enabled: bool = True) -> Progress:
 
 
 class EpochBar:
-    """Two bars: epochs of the stage, and steps of the epoch."""
+    """Two bars: epochs of the stage, and steps of the epoch.
+
+    Where there is no terminal an epoch is a line of the log: one a minute, with --verbose each.
+    """
 
     def __init__(self, stage: str, epochs: int, done: int, enabled: bool) -> None:
         self.progress = progress_bar(enabled)
+        self.stage, self.total, self.enabled, self.told = stage, epochs, enabled, time.monotonic()
         self.epochs = self.progress.add_task(f"{stage}: epochs", total=epochs, completed=done, note="")
         self.steps = self.progress.add_task("steps", total=None, note="")
 
@@ -132,3 +139,9 @@ class EpochBar:
         """One epoch is done, and this is to be said of it."""
         self.progress.update(self.epochs, completed=epoch, note=text)
         self.progress.reset(self.steps)
+        if self.enabled and self.progress.disable:
+            due = time.monotonic() - self.told >= TELL_SECONDS
+            logger.log(
+                logging.INFO if due else logging.DEBUG, "%s: epoch %d of %d, %s", self.stage, epoch, self.total, text
+            )
+            self.told = time.monotonic() if due else self.told

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from steadysam.audit import write_audit
 from steadysam.data.cases import image_cases
+from steadysam.data.slices import channels_of
 from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
+from steadysam.evaluate import read_record
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.methods.contract import traits_of
 from steadysam.prompts.files import read_prompts
 from steadysam.prompts.sets import SET_FILE, find_prompt_file, read_set, set_hash
+from steadysam.provenance import mask_hashes
 from steadysam.runs import Run, versions
 from steadysam.segmenting import segment
 from steadysam.types import Mask, Prompts, Volume
@@ -111,6 +114,9 @@ def predict(
     """
     output = Path(output)
     sweep_temporaries(output)
+    before = _earlier(output)
+    if not traits_of(run.method, run.settings).prompted and any(job.prompts is not None for job in jobs):
+        logger.warning("%s looks at no prompts: those given are not used", run.config.method_name)
     prompt_set = _prompt_set(jobs)
     started = time.monotonic()
     cases, failures = [], []
@@ -137,17 +143,41 @@ def predict(
         "seconds": round(time.monotonic() - started, 3),
     }
     path = write_json(output / "run.json", record)
+    _warn(output, cases, before, run.record["data"].get("image_channels"))
     if failures:
         text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
         write_text(output / "failures.jsonl", text)
         raise BatchError(
             "BATCH_FAILED",
-            f"{len(failures)} of {len(jobs)} cases failed; the others are written",
+            f"{len(failures)} of {len(jobs)} cases failed" + ("; the others are written" if cases else ""),
             file=output / "failures.jsonl",
             seen=", ".join(failure["case"] for failure in failures[:5]),
         )
     (output / "failures.jsonl").unlink(missing_ok=True)
     return path
+
+
+def _earlier(output: Path) -> Collection[str]:
+    """The cases of an earlier call whose record lies here; what lies here may be anything."""
+    try:
+        return mask_hashes(read_record(output))
+    except SteadyError:
+        return ()
+
+
+def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], trained: Collection[int] | None) -> None:
+    """Of images unlike those of training, of empty masks, and of what an earlier call left for `evaluate` to score."""
+    unlike = sum(case["image_channels"] not in trained for case in cases) if trained else 0
+    if unlike:
+        kinds = " and ".join({1: "grey", 3: "colour"}.get(n, f"{n}-channel") for n in trained or ())
+        logger.warning("%d of %d images are no %s images, which this run was trained on", unlike, len(cases), kinds)
+    empty = sum(case["notes"]["foreground_voxels"] == 0 for case in cases)
+    if empty:
+        logger.warning("%d of %d masks are empty", empty, len(cases))
+    left = sorted(set(before) - {case["case"] for case in cases})
+    if left:
+        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
+        logger.warning("%s still holds masks of an earlier call: %s%s", output, ", ".join(left[:5]), more)
 
 
 def _predict_case(
@@ -179,6 +209,7 @@ def _predict_case(
         "case": job.name,
         "image": {"file": job.image.name, "sha256": volume.sha256, "grid": describe_grid(volume.grid)},
         "slice_axis": volume.grid.slice_axis,
+        "image_channels": channels_of(volume.array),
         "coarse": _named_file(job.coarse if traits.coarse else None),
         "prompts": {
             **_named_file(job.prompts),

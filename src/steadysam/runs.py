@@ -210,7 +210,10 @@ def read_record(folder: Path) -> dict[str, Any]:
     path = Path(folder) / "run.json"
     if not path.is_file():
         raise CheckpointError(
-            "RUN_MISSING", "no run.json: this is not a run folder", file=folder, fix="name a folder made by train"
+            "RUN_MISSING",
+            "no run.json: this is not a run folder" if Path(folder).is_dir() else "no such run folder",
+            file=folder,
+            fix="name a folder made by train",
         )
     try:
         record = read_json(path)

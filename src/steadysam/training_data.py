@@ -95,6 +95,7 @@ def load_training_data(
         "label": config.data.label,
         "label_values": list(values),
         "slice_axis": slice_axis_of(config, dataset),
+        "image_channels": sorted({case.stack.images.shape[1] for case in cases.values()}),
         "split": {
             "rule": split.rule,
             "train": [case.name for case in split.train],

@@ -78,7 +78,10 @@ def require(spec: BackboneSpec, home: Path | None = None) -> WeightsRecord:
             "CKPT_MISSING",
             f"the weights of {spec.name} are not on this machine",
             file=_folder(spec, home),
-            fix=f"`steadysam models download {spec.name}`,"
+            fix=f"`steadysam models import {spec.name} FILE`, FILE converted as docs/quickstart.md says: its authors"
+            " publish a pickle"
+            if not spec.safetensors and not spec.hub_id
+            else f"`steadysam models download {spec.name}`,"
             f" or without network `steadysam models import {spec.name} FILE`",
         )
     return record

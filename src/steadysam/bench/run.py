@@ -5,10 +5,9 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from steadysam.bench.group import Folders, Group, Options
@@ -16,7 +15,7 @@ from steadysam.bench.scoring import score_group
 from steadysam.bench.store import cell_path
 from steadysam.bench.suite import PointsFrom, Suite
 from steadysam.bench.sweep import chosen_rates, sweep_run, swept_runs
-from steadysam.errors import BatchError, ConfigError
+from steadysam.errors import BatchError, ConfigError, InputError
 from steadysam.files import write_json
 
 logger = logging.getLogger(__name__)
@@ -57,17 +56,55 @@ def jobs_of(suite: Suite, work: Work) -> list[tuple[str, int]]:
     return [(target, seed) for seed in seeds for target in targets][work.part :: work.parts]
 
 
-def progress(suite: Suite, store: Path, work: Work, options: Options) -> tuple[int, int]:
-    """Cells that are there, and cells that this call is to make in all."""
-    done = total = 0
+@dataclass(frozen=True)
+class Progress:
+    """What of a call is there: cells per (target, seed) and in all, and the rows that lack some."""
+
+    groups: Mapping[tuple[str, int], tuple[int, int]]
+    missing: Mapping[tuple[str, int], tuple[str, ...]]
+
+    @property
+    def done(self) -> int:
+        """Cells that are there."""
+        return sum(done for done, _ in self.groups.values())
+
+    @property
+    def total(self) -> int:
+        """Cells that this call is to make in all."""
+        return sum(total for _, total in self.groups.values())
+
+
+def progress(suite: Suite, folders: Folders, work: Work, options: Options) -> Progress:
+    """What is there of what this call is to make.
+
+    Raises:
+        ConfigError: `BENCH_UNKNOWN`. InputError: `FILE_MISSING` if a data set is not where it should be.
+    """
+    _refuse_unknown(suite, options)
+    groups, missing = {}, {}
     for target, seed in jobs_of(suite, work):
+        dataset = folders.data / suite.targets[target].dataset
+        if not dataset.is_dir():
+            raise InputError("FILE_MISSING", f"no data set for target {target}", file=dataset, fix="check --data")
+        lacking: dict[str, int] = {}
+        total = 0
         for row in suite.rows:
             if options.takes(suite, row) and suite.scores(row, target, seed):
                 sets = options.prompt_sets(suite, row, target, seed)
-                paths = [cell_path(store, target, seed, row, prompts) for prompts in sets]
+                paths = [cell_path(folders.store, target, seed, row, prompts) for prompts in sets]
                 total += len(paths)
-                done += sum(path.exists() for path in paths)
-    return done, total
+                if lacks := sum(not path.exists() for path in paths):
+                    lacking[row] = lacks
+        groups[target, seed] = (total - sum(lacking.values()), total)
+        missing[target, seed] = tuple(lacking)
+    return Progress(groups, missing)
+
+
+def _refuse_unknown(suite: Suite, options: Options) -> None:
+    for kind, wanted, known in (("row", options.rows, suite.rows), ("prompt set", options.prompts, suite.prompts)):
+        for name in wanted:
+            if name not in known:
+                raise ConfigError("BENCH_UNKNOWN", f"the suite has no {kind} {name!r}", expected=", ".join(known))
 
 
 def runs_of(suite: Suite, rows: Sequence[str]) -> set[str]:
@@ -98,10 +135,7 @@ def bench(
         ConfigError: `BENCH_UNKNOWN`.
         BatchError: `BENCH_FAILED` at the end if cells failed; the others are written, and `failures.json` says why.
     """
-    for kind, wanted, known in (("row", options.rows, suite.rows), ("prompt set", options.prompts, suite.prompts)):
-        for name in wanted:
-            if name not in known:
-                raise ConfigError("BENCH_UNKNOWN", f"the suite has no {kind} {name!r}", expected=", ".join(known))
+    _refuse_unknown(suite, options)
     groups = jobs_of(suite, work)
     needed = set() if options.untrained else runs_of(suite, options.rows or tuple(suite.rows))
     sweeps = [(run, target) for run in swept_runs(suite) if run in needed for target in suite.sweep.targets]

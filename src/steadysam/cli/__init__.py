@@ -33,7 +33,7 @@ Or click, without any training:
     steadysam segment-click IMAGE.nii.gz --point 96,110,7 -o out
 
 Exit codes: 0 ok, 2 usage, 3 configuration, 4 input data, 5 model, 6 some cases failed, 7 resources,
-8 file system, 10 output check, 11 network, 12 a program of others."""
+8 file system, 10 output check, 11 network, 12 a program of others, 130 interrupted."""
 
 # the help of commands named as text stands here: it would hide their docstrings
 DEMO = """Draw data, train, segment and report, in a few minutes.
@@ -96,7 +96,9 @@ def launch(
         print(error, file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("interrupted; what was written is whole", file=sys.stderr)
+        flag = {"train": "with --continue ", "pretrain": "with --continue ", "bench": ""}.get("".join(tokens[:1]))
+        hint = "" if flag is None else f"; the same command {flag}goes on from there"
+        print(f"interrupted; what was written is whole{hint}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         return 0

@@ -77,7 +77,7 @@ def bench(
     redo
         Make cells again that were made with other settings; without it they are refused.
     dry_run
-        Say what there is to do, and do nothing.
+        Say which rows of which target and seed are still to do, and do nothing.
     """
     from steadysam.bench.group import Folders, Options
     from steadysam.bench.run import Work, progress
@@ -89,8 +89,12 @@ def bench(
     folders = Folders(data.resolve(), (work or store / "work").resolve(), store)
     share = Work(targets, seeds, workers, devices, part_id, num_parts)
     options = Options(redo=redo, rows=rows, prompts=prompts, untrained=untrained)
-    done, total = progress(read, store, share, options)
-    log.info("%s: %d of %d cells are there", read.name, done, total)
+    state = progress(read, folders, share, options)
+    log.info("%s: %d of %d cells are there", read.name, state.done, state.total)
     if not dry_run:
         run_bench(read, folders, share, options, log.info)
-        log.info("%d cells in %s; tables: steadysam report %s", total, store, output)
+        log.info("%d cells in %s; tables: steadysam report %s", state.total, store, output)
+        return
+    for (target, seed), (done, total) in state.groups.items():
+        rows_left = ", ".join(state.missing[target, seed])
+        log.info("%s, seed %d: %d of %d%s", target, seed, done, total, f"; to do: {rows_left}" if rows_left else "")

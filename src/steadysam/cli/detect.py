@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from steadysam.errors import UsageError
+
 if TYPE_CHECKING:
     from steadysam.prediction import Job
 
@@ -82,6 +84,8 @@ def detect(
     from steadysam.runs import load_run
     from steadysam.training import computing
 
+    if per_slice < 0:
+        raise UsageError("DETECT_PER_SLICE", "boxes of a slice to keep", seen=per_slice, expected="0 (all) or more")
     trained = load_run(model, device)
     axis = slice_axis if slice_axis is not None else trained.record["data"].get("slice_axis")
     options = DetectOptions(axis, confidence, overlap, per_slice)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,8 @@ from cyclopts import Parameter
 from rich.console import Console
 
 from steadysam.errors import UsageError
+
+log = logging.getLogger(__name__)
 
 if TYPE_CHECKING:
     from steadysam.data.cases import Dataset
@@ -71,7 +74,8 @@ def evaluate(
     Parameters
     ----------
     predictions
-        Folder of masks named CASE.nii.gz; what is not 0 is foreground; run.json tells where they are from.
+        Folder of masks named CASE.nii.gz; what is not 0 is foreground; run.json tells where they are from. Label maps,
+        such as those of steadysam combine, are scored by the numbers of --label.
     labels
         Folder of label maps named like the cases.
     output
@@ -115,6 +119,8 @@ def evaluate(
 
     evaluation = score(predictions)
     _require_cases(evaluation)
+    if doubtful := len(evaluation.changed) + len(evaluation.foreign):
+        log.warning("%d of %d masks are not those of %s", doubtful, len(evaluation.cases), predictions / "run.json")
     owner = _patients(patients, target, evaluation.cases)
     source = provenance_of(evaluation.record)
     summary = summarise(evaluation.cases, owner, provenance=source, size=size, seed=seed)
@@ -211,7 +217,7 @@ def _pictures(
         return []
     from steadysam.data.cases import image_cases
     from steadysam.data.volumes import read_volume
-    from steadysam.evaluate import mask_files, read_pair
+    from steadysam.evaluate import holds_label_maps, mask_files, read_pair
     from steadysam.provenance import slice_axes
     from steadysam.report.casepictures import audit_marks, case_picture
     from steadysam.report.evaluation import worst_first
@@ -219,12 +225,13 @@ def _pictures(
     files = dict(image_cases(images))
     preds, truths = mask_files(predictions), mask_files(labels)
     axes = slice_axes(evaluation.record) if target.slice_axis is None else {}
+    maps = holds_label_maps(predictions)
     chosen = [case for case in worst_first(evaluation.cases) if case.name in files][:most]
     drawn = []
     for name in _progress("drawing")([case.name for case in chosen]):
         case = next(case for case in chosen if case.name == name)
         axis = axes.get(name, target.slice_axis)
-        pred, true, grid = read_pair(preds[name], truths[name], target.values, axis)
+        pred, true, grid = read_pair(preds[name], truths[name], target.values, axis, label_map=maps)
         marks = audit_marks(predictions / f"{name}.audit.json", grid)
         drawn.append(case_picture(case, read_volume(files[name]), pred, true, grid, marks))
     return drawn

@@ -77,6 +77,9 @@ def train(
         Go on with the run in the output folder.
     """
     from steadysam.config import apply_settings, make_config, read_config
+    from steadysam.errors import InputError
+    from steadysam.methods import METHODS
+    from steadysam.methods.contract import traits_of
     from steadysam.training import train as run_training
 
     values = read_config(config) if config else {}
@@ -94,5 +97,12 @@ def train(
     for (section, key), value in flags.items():
         if value is not None:
             values.setdefault(section, {})[key] = value
-    folder = run_training(make_config(apply_settings(values, settings)), output, resume=resume)
+    made = make_config(apply_settings(values, settings))
+    if prompts is not None and not prompts.is_dir():
+        raise InputError("FILE_MISSING", "no such folder of prompts", file=prompts, fix="check the path")
+    if prompts is not None and not traits_of(METHODS[made.method_name], made.method_config()).prompted:
+        log.warning("%s looks at no prompts: %s is not used", made.method_name, prompts)
+    if resume and not (output / "config.toml").exists():
+        log.warning("%s holds no run to go on with: a new one starts", output)
+    folder = run_training(made, output, resume=resume)
     log.info("run folder: %s", folder)

@@ -102,6 +102,11 @@ def window_bounds(array: NDArray[Any], window: str) -> tuple[float, float]:
     return level - half, level + half
 
 
+def channels_of(array: NDArray[Any]) -> int:
+    """Of an image as `Volume` holds it: 1, or 3 of colours."""
+    return array.shape[3] if array.ndim == 4 else 1
+
+
 def normalise(
     images: NDArray[np.float32] | Tensor,
     norm: Literal["spd", "sam", "medsam"],

@@ -165,7 +165,7 @@ def write_volume(path: str | Path, array: NDArray[Any], grid: Grid) -> None:
 
 
 def _grid(path: Path, shape: Sequence[int], affine: NDArray[Any], axis: int | None, header: Any) -> Grid:
-    reason = "as asked"
+    reason = "as given"
     if axis is None:
         axis, reason = choose_slice_axis(affine, shape)
     if axis not in (0, 1, 2):

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steadysam.detection.boxes import boxes_of_mask
+from steadysam.errors import InputError
 from steadysam.methods.contract import Batch, Chance, FrozenConfig, TrainingCase
 from steadysam.methods.samples import list_slices
 from steadysam.types import SliceStack
@@ -78,12 +79,16 @@ class DetectionSamples:
 
     Args:
         epochs: of the stage; the last `close_mosaic` of them have no mosaic.
+
+    Raises:
+        InputError: `DETECT_NO_OBJECT` if there is a target but all its components are too small to be objects.
     """
 
     def __init__(self, cases: Sequence[TrainingCase], config: MosaicConfig, epochs: int) -> None:
         self.cases, self.config = cases, config
         self.slices = list_slices(cases)
         self.mosaic_epochs = epochs - config.close_mosaic
+        self._refuse_only_small()
 
     def __len__(self) -> int:
         return len(self.slices)
@@ -112,14 +117,37 @@ class DetectionSamples:
         image = jitter(compose([image for image, _ in sources], picture, size), picture.hsv)
         return image, moved_boxes([mask for _, mask in sources], picture, size, self.config.min_area)
 
+    def _refuse_only_small(self) -> None:
+        """Looks as far as the first object; a network that is shown none learns to find none, with a splendid loss."""
+        size, least = self.config.image_size, self.config.min_area
+        largest = 0
+        for index in range(len(self.slices)):
+            mask = self._mask(index)
+            if len(boxes_of_mask(mask, least)):
+                return
+            largest = max(largest, int(mask.sum()))
+        if largest:
+            raise InputError(
+                "DETECT_NO_OBJECT",
+                "every component of the target is too small to be an object",
+                seen=f"at most {largest} pixels of target on a slice of {size} x {size}",
+                expected=f"components of min_area = {least:g} pixels or more",
+                fix="lower detector.min_area, or raise detector.image_size",
+            )
+
     def _read(self, index: int) -> tuple[Tensor, NDArray[np.bool_]]:
+        c, t = self.slices[index]
+        return _fitted(self.cases[c].stack, slice(t, t + 1), self.config.image_size)[0], self._mask(index)
+
+    def _mask(self, index: int) -> NDArray[np.bool_]:
+        """(F, F) bool."""
         c, t = self.slices[index]
         case, size = self.cases[c], self.config.image_size
         mask = np.asarray(case.masks[t] if case.detail_masks is None else case.detail_masks[t])
         if mask.shape[-1] != size:
             nearest = (2 * np.arange(size) + 1) * mask.shape[-1] // (2 * size)
             mask = mask[nearest[:, None], nearest[None, :]]
-        return _fitted(case.stack, slice(t, t + 1), size)[0], mask
+        return mask
 
 
 def detector_images(stack: SliceStack, rows: slice, size: int) -> Tensor:

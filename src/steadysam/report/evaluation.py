@@ -137,9 +137,13 @@ def sections(
     page = [_summary_section(summary)]
     if evaluation.problem() is not None:
         page.insert(0, _problem_section(evaluation))
-    if evaluation.changed:
-        changed = "Masks that are not those described by run.json: " + ", ".join(evaluation.changed)
-        page.insert(0, Section("Provenance", (Text((changed,), "warning"),)))
+    doubts = {
+        "Masks that are not those described by run.json: ": evaluation.changed,
+        "Masks that run.json does not list, of another run or tool: ": evaluation.foreign,
+    }
+    said = tuple(text + ", ".join(names) for text, names in doubts.items() if names)
+    if said:
+        page.insert(0, Section("Provenance", (Text(said, "warning"),)))
     if comparisons:
         page.append(_comparison_section(comparisons))
     page.append(_case_section(evaluation.cases, patients))
@@ -192,6 +196,7 @@ def write_evaluation(
         "missing_predictions": evaluation.missing_predictions,
         "missing_labels": evaluation.missing_labels,
         "changed_masks": evaluation.changed,
+        "foreign_masks": evaluation.foreign,
         "failures": {name: error.to_dict() for name, error in evaluation.failures.items()},
         "cases": [row | {"spacing_mm": case.spacing_mm} for row, case in zip(cases, ordered, strict=True)],
     }

@@ -96,7 +96,9 @@ def strip(
 
     columns = max(len(row) for row in rows)
     ratios = [min(1.6, max(_proportion(panel, spacing) for panel in row)) for row in rows]
-    height = sum(panel_inches * ratio + 0.3 for ratio in ratios) + (0.35 if legend else 0.0)
+    lines = [max(panel.title.count("\n") for panel in row) for row in rows]  # beyond the first
+    height = sum(panel_inches * ratio + 0.3 + 0.2 * more for ratio, more in zip(ratios, lines, strict=True))
+    height += 0.35 if legend else 0.0
     figure = Figure(figsize=(panel_inches * columns, height), dpi=dpi, layout="constrained")
     axes = figure.subplots(len(rows), columns, squeeze=False, height_ratios=ratios)
     for r, row in enumerate(rows):
