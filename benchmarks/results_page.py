@@ -89,6 +89,18 @@ PAGES = {
         ),
         appendix={"Students against their teacher": "ldfsam_agreement.md"},
     ),
+    "spd_features": Page(
+        suite="spd_features.toml",
+        document="results_features.md",
+        parts=("tables/noisy.md", "steps/noisy.md", "tables/points-dropped.md", "steps/points-dropped.md"),
+        pictures={},
+        reference="consensus and features",
+        steps=(
+            "consensus of the clicks -> consensus and features",
+            "features -> consensus and features",
+            "stage-1 head alone -> features",
+        ),
+    ),
 }
 
 
