@@ -117,14 +117,15 @@ def folders_of(store):
 
 
 def test_every_cell_of_the_suite_is_there_and_says_where_it_comes_from(store):
-    suite, path, _ = store
+    suite, path, data = store
     found = {(cell.row, cell.prompts): cell for cell in cells(path)}
     assert set(found) == {
         *((row, "noisy") for row in ("SPD", "SPD, raw", "Local", "frozen, one point", "frozen, consensus", "Tuning")),
         ("SPD", "worse"),
         ("frozen, truth", "clean"),
     }
-    assert progress(read_suite(suite), path, Work(seeds=(0,)), Options()) == (8, 8)
+    state = progress(read_suite(suite), Folders(data, path / "work", path), Work(seeds=(0,)), Options())
+    assert (state.done, state.total, state.missing) == (8, 8, {("blob", 0): ()})
     spd = found["SPD", "noisy"].facts
     assert (spd["method"], spd["prompt_sources"], spd["training_seed"]) == ("spd", ["simulated"], 0)
     assert spd["evidence"]["slices_positive"] + spd["evidence"]["slices_empty"] == len(
