@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,11 +17,11 @@ import numpy as np
 from steadysam.box_prompts import CaseBoxes, DetectOptions, detect_volume, detector_of, score_boxes
 from steadysam.data.cases import check_pair
 from steadysam.data.volumes import read_label_map, read_volume, select_label
-from steadysam.errors import BatchError, InputError, SteadyError
+from steadysam.errors import InputError, SteadyError
 from steadysam.evaluate import mask_files
 from steadysam.files import sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import describe_grid
-from steadysam.prediction import Job
+from steadysam.prediction import Job, report_failures
 from steadysam.prompts.files import write_prompts
 from steadysam.prompts.sets import set_hash
 from steadysam.runs import Run, versions
@@ -100,7 +99,7 @@ def detect_files(
     used = {"confidence": config.confidence, "overlap": config.overlap, "per_slice": options.per_slice}
     facts = {"detector": used, "cases": records, "failures": failures, "seconds": round(time.monotonic() - started, 3)}
     write_json(output / "run.json", {**_provenance(run, records), **facts})
-    _report_failures(output, failures, len(jobs))
+    report_failures(output, failures, len(jobs))
     return rows
 
 
@@ -159,17 +158,3 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
     writer.writeheader()
     writer.writerows(rows)
     return text.getvalue()
-
-
-def _report_failures(output: Path, failures: Sequence[Mapping[str, Any]], jobs: int) -> None:
-    if not failures:
-        (output / "failures.jsonl").unlink(missing_ok=True)
-        return
-    text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
-    write_text(output / "failures.jsonl", text)
-    raise BatchError(
-        "BATCH_FAILED",
-        f"{len(failures)} of {jobs} cases failed" + ("; the others are written" if len(failures) < jobs else ""),
-        file=output / "failures.jsonl",
-        seen=", ".join(str(failure["case"]) for failure in failures[:5]),
-    )

@@ -95,8 +95,8 @@ class Evaluation:
             return BatchError(
                 "EVAL_MISSING",
                 "predictions and labels are not the same cases",
-                seen=f"without prediction: {_listed(self.missing_predictions)}; "
-                f"without label: {_listed(self.missing_labels)}",
+                seen=f"without prediction: {listed(self.missing_predictions)}; "
+                f"without label: {listed(self.missing_labels)}",
                 fix="complete the folders, or pass --allow-missing to score the common cases only",
             )
         return None
@@ -133,7 +133,7 @@ def evaluate_folder(
             "EVAL_EMPTY",
             "no case has both a prediction and a label",
             file=pred_folder,
-            seen=f"predictions {_listed(sorted(preds))}; labels {_listed(sorted(labels))}",
+            seen=f"predictions {listed(sorted(preds))}; labels {listed(sorted(labels))}",
             fix="file names must match: PRED/CASE.nii.gz and LABELS/CASE.nii.gz",
         )
     record = read_record(pred_folder)
@@ -246,6 +246,7 @@ def _differs(path: Path | None, sha256: str) -> bool:
     return path is not None and sha256_file(path) != sha256
 
 
-def _listed(names: Sequence[str], most: int = 20) -> str:
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """The first names, and how many more there are."""
     shown = ", ".join(names[:most]) or "none"
     return f"{shown} and {len(names) - most} more" if len(names) > most else shown

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from steadysam.data.slices import channels_of
 from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import read_record
+from steadysam.evaluate import listed, read_record
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.methods.contract import traits_of
@@ -144,17 +144,23 @@ def predict(
     }
     path = write_json(output / "run.json", record)
     _warn(output, cases, before, run.record["data"].get("image_channels"))
-    if failures:
-        text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
-        write_text(output / "failures.jsonl", text)
-        raise BatchError(
-            "BATCH_FAILED",
-            f"{len(failures)} of {len(jobs)} cases failed" + ("; the others are written" if cases else ""),
-            file=output / "failures.jsonl",
-            seen=", ".join(failure["case"] for failure in failures[:5]),
-        )
-    (output / "failures.jsonl").unlink(missing_ok=True)
+    report_failures(output, failures, len(jobs))
     return path
+
+
+def report_failures(output: Path, failures: Sequence[Mapping[str, Any]], jobs: int) -> None:
+    """Write `failures.jsonl` and raise BatchError `BATCH_FAILED`; without failures take an older file away."""
+    if not failures:
+        (output / "failures.jsonl").unlink(missing_ok=True)
+        return
+    text = "".join(json.dumps(failure, ensure_ascii=False) + "\n" for failure in failures)
+    write_text(output / "failures.jsonl", text)
+    raise BatchError(
+        "BATCH_FAILED",
+        f"{len(failures)} of {jobs} cases failed" + ("; the others are written" if len(failures) < jobs else ""),
+        file=output / "failures.jsonl",
+        seen=", ".join(str(failure["case"]) for failure in failures[:5]),
+    )
 
 
 def _earlier(output: Path) -> Collection[str]:
@@ -176,8 +182,7 @@ def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], tr
         logger.warning("%d of %d masks are empty", empty, len(cases))
     left = sorted(set(before) - {case["case"] for case in cases})
     if left:
-        more = f" and {len(left) - 5} more" if len(left) > 5 else ""
-        logger.warning("%s still holds masks of an earlier call: %s%s", output, ", ".join(left[:5]), more)
+        logger.warning("%s still holds masks of an earlier call: %s", output, listed(left, 5))
 
 
 def _predict_case(
