@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steadysam.bench.store import cells
+from steadysam.bench.run import rows_of_tables
+from steadysam.bench.store import cells, run_path
 from steadysam.bench.suite import Suite, read_suite
-from steadysam.files import write_bytes, write_text
+from steadysam.files import read_json, write_bytes, write_text
 from steadysam.report.benchmark.write import Wanted, write_report
 
 HERE = Path(__file__).parent
@@ -25,6 +26,7 @@ class Page:
         parts: files of the report, in order; those that a store has not are left out.
         pictures: file in the report's figures/ -> what it shows.
         reference, steps: of the paired tests; steps whose rows are not both there yet are left out.
+        tables: whose hours of training are shown; each is made by `--tables`.
         appendix: heading -> file below results/.
     """
 
@@ -32,6 +34,7 @@ class Page:
     document: str
     parts: tuple[str, ...]
     pictures: Mapping[str, str]
+    tables: tuple[str, ...] = ()
     reference: str | None = None
     steps: tuple[str, ...] = ()
     appendix: Mapping[str, str] = field(default_factory=dict)
@@ -71,6 +74,7 @@ PAGES = {
             "controls-none": "LDFSAM against a detector that nobody trained, another image's prompts, and none.",
             "learning-ldfsam": "Losses of LDFSAM's mask stage.",
         },
+        tables=("prompt form", "distillation", "comparison", "annotation budget, %", "controls"),
         reference="LDFSAM",
         steps=(
             "boxes, student -> S+D, student",
@@ -127,7 +131,9 @@ def write_page(name: str, page: Page, store: Path, report: Path, docs: Path) -> 
     for part in page.parts:
         path = report / part
         if path.exists():
-            parts.append("\n".join("#" + line if line.startswith("#") else line for line in lines(path)))
+            parts.append("\n".join("#" + line if line.startswith("#") else line for line in lines(path)) + "\n")
+    if page.tables:
+        parts.append(hours(suite, store, page.tables))
     stem = Path(page.document).stem
     for figure, said in page.pictures.items():
         path = report / "figures" / f"{figure}.png"
@@ -140,6 +146,33 @@ def write_page(name: str, page: Page, store: Path, report: Path, docs: Path) -> 
         if path.exists():
             parts += [f"## {heading}\n", path.read_text("utf-8")]
     return write_text(docs / page.document, "\n".join(parts))
+
+
+def hours(suite: Suite, store: Path, tables: tuple[str, ...]) -> str:
+    """Hours of one core that the runs of each table were trained, those included that they start from."""
+    lines_of = ["## Training by table\n", "| table | trained runs | of | hours of one core |", "|---|---:|---:|---:|"]
+    for table in tables:
+        needed = {
+            (target, seed, run)
+            for row in rows_of_tables(suite, [table])
+            for target in suite.targets
+            for seed in suite.seeds
+            if suite.scores(row, target, seed)
+            for run in started_from(suite, suite.rows[row].run)
+        }
+        paths = [run_path(store, *run) for run in sorted(needed)]
+        found = [sum(read_json(path)["seconds"].values()) for path in paths if path.exists()]
+        lines_of.append(f"| {table} | {len(found)} | {len(paths)} | {sum(found) / 3600:.1f} |")
+    said = (
+        "Tables share detectors; one is made by `--tables NAME`. Times are of the machines that ran them, mostly"
+        " with another run beside; the choice of learning rates is not in them."
+    )
+    return "\n".join([*lines_of, "", said, ""])
+
+
+def started_from(suite: Suite, run: str | None) -> list[str]:
+    """A run, the one that it starts from, and so on."""
+    return [] if run is None else [run, *started_from(suite, suite.runs[run].start)]
 
 
 def wanted(page: Page, suite: Suite, rows: set[str]) -> Wanted:

@@ -10,7 +10,7 @@ from conftest import make_affine
 from steadysam.bench.evidence import Evidence, in_mask
 from steadysam.bench.group import Folders, Group, Options, nested
 from steadysam.bench.promptsets import chosen_points, noise_model, some_points
-from steadysam.bench.run import Work, bench, jobs_of, progress
+from steadysam.bench.run import Work, bench, jobs_of, progress, rows_of_tables
 from steadysam.bench.store import cell_path, cells, read_cell, slug
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.bench.sweep import best_rate
@@ -213,7 +213,7 @@ def test_jobs_begin_with_one_seed_of_all_targets_and_can_be_shared(store):
     suite = read_suite(store[0])
     assert jobs_of(suite, Work()) == [("blob", 0), ("blob", 1)]
     assert jobs_of(suite, Work(part=1, parts=2)) == [("blob", 1)]
-    with pytest.raises(ConfigError, match="no target liver"):
+    with pytest.raises(ConfigError, match="no target 'liver'"):
         jobs_of(suite, Work(targets=("liver",)))
     group = Group(suite, "blob", 1, folders_of(store))
     assert group.rows == ["SPD", "SPD, raw", "Local"], "frozen and tuning have one seed"
@@ -227,6 +227,18 @@ def test_rows_may_be_scored_on_some_targets_only():
     assert suite.scores("UNet, 10 %", "ISIC", 123)
     assert not suite.scores("UNet, 50 %", "ISIC", 123)
     assert suite.scores("UNet", "RV", 123)
+
+
+def test_a_table_is_a_group_or_a_figure_and_has_its_rows():
+    suite = read_suite(Path(__file__).parents[1] / "benchmarks" / "suites" / "ldfsam_cpu.toml")
+    distillation = rows_of_tables(suite, ["distillation"])
+    assert {"S+D, student", "S+D with KD", "LDFSAM", "LDFSAM, detector frozen"} == set(distillation) - {
+        "S+D with LD (main)"
+    }, "the row without distillation stands in another group, but is a point of the figure"
+    assert rows_of_tables(suite, ["annotation budget, %"])[0] == "boxes, student"
+    assert rows_of_tables(suite, []) == ()
+    with pytest.raises(ConfigError, match="no table 'cost'"):
+        rows_of_tables(suite, ["cost"])
 
 
 @pytest.mark.parametrize(

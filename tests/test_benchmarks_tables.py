@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from steadysam.files import write_json
 from stores import case, dices, put, scored
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -50,6 +51,21 @@ def test_the_table_of_agreement(monkeypatch):
     text = agreement.table({"A": {run: [1.0, 3.0] for run in agreement.RUNS}})
     assert "| A | 2.000 (1.000 to 3.000) |" in text
     assert text.rstrip().endswith("| 2 |")
+
+
+def test_the_hours_of_a_table_count_the_runs_that_its_own_start_from(tmp_path, monkeypatch):
+    page = script_of("results_page", monkeypatch)
+    suite = page.read_suite(BENCHMARKS / "suites" / "ldfsam_cpu.toml")
+    for run, seconds in (
+        ("detector", {"teacher": 3000, "student": 600}),
+        ("box_student", {"masks": 1800}),
+        ("kd", {"student": 9000}),
+    ):
+        write_json(page.run_path(tmp_path, "Kvasir", 10, run), {"seconds": seconds})
+    text = page.hours(suite, tmp_path, ("prompt form", "comparison"))
+    # 12 targets and seeds of box, D, S, S+D and the detector; the teacher's four prompt forms have one seed
+    assert "| prompt form | 2 | 76 | 1.5 |" in text
+    assert "| comparison | 0 |" in text
 
 
 def test_the_scripts_say_what_they_do(script, monkeypatch, capsys):

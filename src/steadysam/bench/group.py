@@ -13,7 +13,7 @@ from typing import Any
 
 from steadysam.bench import promptsets
 from steadysam.bench.keys import decisive, prompt_values, row_values
-from steadysam.bench.store import slug
+from steadysam.bench.store import run_path, slug
 from steadysam.bench.suite import PointsFrom, Suite
 from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
@@ -197,7 +197,7 @@ class Group:
 
     def record_path(self, run: str) -> Path:
         """Where the store keeps what is to be known of a run."""
-        return self.folders.store / "runs" / f"{slug(self.target)}-s{self.seed}-{slug(run)}.json"
+        return run_path(self.folders.store, self.target, self.seed, run)
 
     def key(self, row: str, prompts: str) -> str:
         """Hash of all settings that decide a cell; paths and devices are none of them."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -46,12 +46,8 @@ def jobs_of(suite: Suite, work: Work) -> list[tuple[str, int]]:
     Raises:
         ConfigError: `BENCH_UNKNOWN` for a target or seed that the suite lacks.
     """
-    for kind, wanted, known in (("target", work.targets, suite.targets), ("seed", work.seeds, suite.seeds)):
-        for name in wanted:
-            if name not in known:
-                raise ConfigError(
-                    "BENCH_UNKNOWN", f"the suite has no {kind} {name}", expected=", ".join(map(str, known))
-                )
+    _refuse_unknown("target", work.targets, suite.targets)
+    _refuse_unknown("seed", work.seeds, suite.seeds)
     seeds, targets = work.seeds or suite.seeds, work.targets or tuple(suite.targets)
     return [(target, seed) for seed in seeds for target in targets][work.part :: work.parts]
 
@@ -80,7 +76,7 @@ def progress(suite: Suite, folders: Folders, work: Work, options: Options) -> Pr
     Raises:
         ConfigError: `BENCH_UNKNOWN`. InputError: `FILE_MISSING` if a data set is not where it should be.
     """
-    _refuse_unknown(suite, options)
+    _refuse_unknown_names(suite, options)
     groups, missing = {}, {}
     for target, seed in jobs_of(suite, work):
         dataset = folders.data / suite.targets[target].dataset
@@ -100,11 +96,29 @@ def progress(suite: Suite, folders: Folders, work: Work, options: Options) -> Pr
     return Progress(groups, missing)
 
 
-def _refuse_unknown(suite: Suite, options: Options) -> None:
-    for kind, wanted, known in (("row", options.rows, suite.rows), ("prompt set", options.prompts, suite.prompts)):
-        for name in wanted:
-            if name not in known:
-                raise ConfigError("BENCH_UNKNOWN", f"the suite has no {kind} {name!r}", expected=", ".join(known))
+def rows_of_tables(suite: Suite, tables: Sequence[str]) -> tuple[str, ...]:
+    """The rows that stand in one of these tables: groups of the main table, or figures; in the suite's order.
+
+    Raises:
+        ConfigError: `BENCH_UNKNOWN` for a table that the suite lacks.
+    """
+    places = {
+        row: [name for name in (spec.group, spec.figure, *(place.figure for place in spec.also)) if name]
+        for row, spec in suite.rows.items()
+    }
+    _refuse_unknown("table", tables, dict.fromkeys(name for names in places.values() for name in names))
+    return tuple(row for row, names in places.items() if set(names) & set(tables))
+
+
+def _refuse_unknown_names(suite: Suite, options: Options) -> None:
+    _refuse_unknown("row", options.rows, suite.rows)
+    _refuse_unknown("prompt set", options.prompts, suite.prompts)
+
+
+def _refuse_unknown(kind: str, wanted: Collection[str | int], known: Collection[str | int]) -> None:
+    for name in wanted:
+        if name not in known:
+            raise ConfigError("BENCH_UNKNOWN", f"the suite has no {kind} {name!r}", expected="; ".join(map(str, known)))
 
 
 def runs_of(suite: Suite, rows: Sequence[str]) -> set[str]:
@@ -135,7 +149,7 @@ def bench(
         ConfigError: `BENCH_UNKNOWN`.
         BatchError: `BENCH_FAILED` at the end if cells failed; the others are written, and `failures.json` says why.
     """
-    _refuse_unknown(suite, options)
+    _refuse_unknown_names(suite, options)
     groups = jobs_of(suite, work)
     needed = set() if options.untrained else runs_of(suite, options.rows or tuple(suite.rows))
     sweeps = [(run, target) for run in swept_runs(suite) if run in needed for target in suite.sweep.targets]

@@ -47,6 +47,11 @@ def cell_path(store: Path, target: str, seed: int, row: str, prompts: str) -> Pa
     return store / "cells" / f"{slug(target)}-s{seed}-{slug(prompts)}-{slug(row)}.json"
 
 
+def run_path(store: Path, target: str, seed: int, run: str) -> Path:
+    """Where the record of a trained run lies: what it cost, its curves, its weights' hash."""
+    return store / "runs" / f"{slug(target)}-s{seed}-{slug(run)}.json"
+
+
 def slug(text: str) -> str:
     """Letters, digits and hyphens only, as file names want them; `+` becomes `p`, so that UNet++ is not UNet."""
     kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.replace("+", "p"))

@@ -19,6 +19,7 @@ def bench(
     work: Path | None = None,
     targets: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     rows: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
+    tables: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     prompts: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative="")] = (),
     seeds: Annotated[tuple[int, ...], Parameter(consume_multiple=True, negative="")] = (),
     workers: int = 1,
@@ -59,6 +60,8 @@ def bench(
         Only these targets.
     rows
         Only these rows.
+    tables
+        Only the rows of these tables: groups of rows, or figures, as the suite names them; beside those of --rows.
     prompts
         Only these prompt sets.
     seeds
@@ -80,7 +83,7 @@ def bench(
         Say which rows of which target and seed are still to do, and do nothing.
     """
     from steadysam.bench.group import Folders, Options
-    from steadysam.bench.run import Work, progress
+    from steadysam.bench.run import Work, progress, rows_of_tables
     from steadysam.bench.run import bench as run_bench
     from steadysam.bench.suite import read_suite
 
@@ -88,7 +91,8 @@ def bench(
     store = output.resolve()
     folders = Folders(data.resolve(), (work or store / "work").resolve(), store)
     share = Work(targets, seeds, workers, devices, part_id, num_parts)
-    options = Options(redo=redo, rows=rows, prompts=prompts, untrained=untrained)
+    chosen = (*rows, *rows_of_tables(read, tables))
+    options = Options(redo=redo, rows=chosen, prompts=prompts, untrained=untrained)
     state = progress(read, folders, share, options)
     log.info("%s: %d of %d cells are there", read.name, state.done, state.total)
     if not dry_run:
@@ -96,5 +100,5 @@ def bench(
         log.info("%d cells in %s; tables: steadysam report %s", state.total, store, output)
         return
     for (target, seed), (done, total) in state.groups.items():
-        rows_left = ", ".join(state.missing[target, seed])
-        log.info("%s, seed %d: %d of %d%s", target, seed, done, total, f"; to do: {rows_left}" if rows_left else "")
+        rows_left = "; ".join(state.missing[target, seed])  # names of rows have commas
+        log.info("%s, seed %d: %d of %d%s", target, seed, done, total, f", to do: {rows_left}" if rows_left else "")
