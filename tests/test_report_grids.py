@@ -37,6 +37,19 @@ def test_numbers_make_lines_of_the_seeds_that_all_points_have(tmp_path):
     assert ablations.ablations_of(book) == [], "a place with a column is no ablation"
 
 
+def test_a_target_with_one_x_has_no_panel_beside_lines(tmp_path, monkeypatch):
+    for share in (10, 100):
+        put(tmp_path, f"{share} %", dices(0.5), figure="budget", x=share, column="A", **BARE)
+    put(tmp_path, "100 %", dices(0.5), target="RV", figure="budget", x=100, column="A", **BARE)
+    titles = []
+    monkeypatch.setattr(grids, "draw_panels", lambda panels: titles.extend(panel.title for panel in panels))
+    book = book_of(tmp_path)
+    (grid,) = grids.grids_of(book)
+    assert set(grid.points) == {"LV", "RV"}
+    grids.draw_grid(grid, grids.grid_rows(book, grid))
+    assert titles == ["LV (seeds 0)"]
+
+
 def test_words_make_a_table_with_a_dash_for_what_is_missing(tmp_path):
     put(tmp_path, "S, n", dices(0.5, 0.7), figure="form", x="S", column="n", **BARE)
     put(tmp_path, "S, x", dices(0.8, 0.8), figure="form", x="S", column="x", **BARE)

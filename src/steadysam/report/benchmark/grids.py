@@ -78,9 +78,10 @@ def grid_rows(book: Book, grid: Grid) -> list[dict[str, Any]]:
 
 
 def draw_grid(grid: Grid, rows: Sequence[Mapping[str, Any]]) -> bytes:
-    """A panel per target: Dice over all slices by x, a line with its band per column."""
+    """A panel per target that has several x, if one has: Dice over all slices by x, a line with its band per column."""
+    spread = [target for target, points in grid.points.items() if len({point.x for point in points}) > 1]
     panels = []
-    for target in grid.points:
+    for target in spread or grid.points:
         here = [row for row in rows if row["target"] == target]
         series = {}
         for column in dict.fromkeys(row["column"] for row in here):
