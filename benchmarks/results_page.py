@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from steadysam.bench.run import rows_of_tables
+from steadysam.bench.run import rows_of_tables, trained_runs
 from steadysam.bench.store import cells, run_path
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.files import read_json, write_bytes, write_text
@@ -158,7 +158,7 @@ def hours(suite: Suite, store: Path, tables: tuple[str, ...]) -> str:
             for target in suite.targets
             for seed in suite.seeds
             if suite.scores(row, target, seed)
-            for run in started_from(suite, suite.rows[row].run)
+            for run in trained_runs(suite, [row])
         }
         paths = [run_path(store, *run) for run in sorted(needed)]
         found = [sum(read_json(path)["seconds"].values()) for path in paths if path.exists()]
@@ -168,11 +168,6 @@ def hours(suite: Suite, store: Path, tables: tuple[str, ...]) -> str:
         " with another run beside; the choice of learning rates is not in them."
     )
     return "\n".join([*lines_of, "", said, ""])
-
-
-def started_from(suite: Suite, run: str | None) -> list[str]:
-    """A run, the one that it starts from, and so on."""
-    return [] if run is None else [run, *started_from(suite, suite.runs[run].start)]
 
 
 def wanted(page: Page, suite: Suite, rows: set[str]) -> Wanted:

@@ -3,6 +3,7 @@
 import csv
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,13 +11,13 @@ from PIL import Image
 
 from steadysam.bench.evidence import Evidence
 from steadysam.bench.group import Folders, Group, Options
-from steadysam.bench.run import runs_of
+from steadysam.bench.run import runs_of, trained_runs
 from steadysam.bench.scoring import RowSegmenter, segmenter_of
-from steadysam.bench.store import cells
-from steadysam.bench.suite import read_suite
+from steadysam.bench.store import cells, run_path
+from steadysam.bench.suite import PointsFrom, read_suite
 from steadysam.box_prompts import true_boxes
 from steadysam.errors import ConfigError
-from steadysam.files import read_json
+from steadysam.files import read_json, write_json
 from steadysam.methods import METHODS
 from steadysam.segmenting import Result
 from steadysam.types import Frame, Grid, Mask
@@ -184,6 +185,20 @@ def test_a_stage_goes_through_two_runs_to_the_third(store):
     assert list(read_json(store / "runs" / "spots-s3-ldfsam.json")["stages"]) == ["masks"]
 
 
+def test_a_run_that_was_trained_anew_gets_a_new_record(store, data, tmp_path):
+    group = replace(group_of(store, data), folders=Folders(data.resolve(), (store / "work").resolve(), tmp_path))
+    path = run_path(tmp_path, "spots", 3, "unet")
+    group.train("unet")
+    record = read_json(path)
+    assert record == read_json(run_path(store, "spots", 3, "unet"))
+    write_json(path, record | {"seconds": {"tuning": 9.0}})
+    group.train("unet")
+    assert read_json(path)["seconds"] == {"tuning": 9.0}, "the same weights keep what is known of their training"
+    write_json(path, record | {"weights_sha256": "0" * 64})
+    group.train("unet")
+    assert read_json(path) == record
+
+
 def test_a_derived_run_has_its_own_method_over_that_of_all(store, data):
     group = group_of(store, data)
     method = group.config("boxes").method
@@ -193,7 +208,18 @@ def test_a_derived_run_has_its_own_method_over_that_of_all(store, data):
     assert group.config("ldfsam").method["detector"]["distill"] == "none", (
         "nothing is taken from the run it starts from"
     )
-    assert runs_of(group.suite, ["LDFSAM"]) == {"ldfsam", "ld", "detector"}
+    assert trained_runs(group.suite, ["LDFSAM"]) == {"ldfsam", "ld", "detector"}
+
+
+def test_the_runs_of_rows_are_those_of_points_coarse_masks_starts_and_rates():
+    suite = read_suite(Path(__file__).parent.parent / "benchmarks" / "suites" / "spd.toml")
+    row = next(name for name, spec in suite.rows.items() if isinstance(spec.points, PointsFrom))
+    assert trained_runs(suite, [row]) >= {suite.rows[row].run, "spd"}
+    assert trained_runs(suite, ["SAM-Refiner on UNet"]) == {"refiner", "unet"}
+    follower = next(row for row, spec in suite.rows.items() if suite.runs[spec.run].like)
+    run = suite.rows[follower].run
+    assert suite.runs[run].like not in trained_runs(suite, [follower])
+    assert runs_of(suite, [follower]) >= {run, suite.runs[run].like}
 
 
 def test_a_budget_draws_its_patients_with_the_seed_of_the_group(store, data):

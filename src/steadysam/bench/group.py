@@ -13,12 +13,12 @@ from typing import Any
 
 from steadysam.bench import promptsets
 from steadysam.bench.keys import decisive, prompt_values, row_values
-from steadysam.bench.store import run_path, slug
+from steadysam.bench.store import keep_run_record, slug
 from steadysam.bench.suite import PointsFrom, Suite
 from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
 from steadysam.data.splits import Split
-from steadysam.files import content_key, read_json, write_json
+from steadysam.files import content_key, read_json
 from steadysam.methods import METHODS
 from steadysam.prompts.sets import set_hash, write_set
 from steadysam.runs import Run, load_run
@@ -191,13 +191,8 @@ class Group:
             self.train(spec.start)
         self.freeze_training_prompts()
         folder = train(self.config(run), self.folder / slug(run), resume=True)
-        if not self.record_path(run).exists():
-            write_json(self.record_path(run), run_record(folder, self.target, self.seed, run))
+        keep_run_record(self.folders.store, run_record(folder, self.target, self.seed, run))
         return folder
-
-    def record_path(self, run: str) -> Path:
-        """Where the store keeps what is to be known of a run."""
-        return run_path(self.folders.store, self.target, self.seed, run)
 
     def key(self, row: str, prompts: str) -> str:
         """Hash of all settings that decide a cell; paths and devices are none of them."""

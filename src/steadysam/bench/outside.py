@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from steadysam.bench.group import Group
-from steadysam.bench.store import slug
+from steadysam.bench.store import keep_run_record, slug
 from steadysam.bench.suite import NnUnet
 from steadysam.data.volumes import mask_ending, read_label_map
 from steadysam.external.nnunet.prediction import predict
 from steadysam.external.nnunet.training import TrainOptions, read_run, train
-from steadysam.files import read_json, write_json
+from steadysam.files import read_json
 from steadysam.types import Mask, Prompts, Volume
 
 
@@ -27,13 +27,11 @@ def train_nnunet(group: Group, run: str) -> Path:
     folder = group.folder / slug(run)
     options = TrainOptions(**spec.model_dump(exclude={"mirroring"}), device=config.compute.device, workers=1)
     train(config.data, folder, options, resume=True)
-    path = group.record_path(run)
-    if not path.exists():
-        record = read_run(folder)
-        commands = [{key: done[key] for key in done if key in ("command", "seconds")} for done in record["commands"]]
-        facts = {"method": "nnunet", "weights_sha256": record["weights_sha256"], "versions": record["versions"]}
-        seconds = {"commands": round(sum(done["seconds"] for done in commands), 1)}
-        write_json(path, {"target": group.target, "seed": group.seed, "run": run, **facts, "seconds": seconds})
+    record = read_run(folder)
+    facts = {"method": "nnunet", "weights_sha256": record["weights_sha256"], "versions": record["versions"]}
+    seconds = {"commands": round(sum(done["seconds"] for done in record["commands"]), 1)}
+    kept = {"target": group.target, "seed": group.seed, "run": run, **facts, "seconds": seconds}
+    keep_run_record(group.folders.store, kept)
     return folder
 
 

@@ -121,19 +121,29 @@ def _refuse_unknown(kind: str, wanted: Collection[str | int], known: Collection[
             raise ConfigError("BENCH_UNKNOWN", f"the suite has no {kind} {name!r}", expected="; ".join(map(str, known)))
 
 
-def runs_of(suite: Suite, rows: Sequence[str]) -> set[str]:
-    """The runs that these rows need: their own, those they start from, and those whose learning rate they take."""
-    todo: list[str | None] = []
-    for spec in (suite.rows[row] for row in rows):
-        todo += [spec.run, suite.rows[spec.coarse].run if spec.coarse else None]
-        todo += [spec.points.run] if isinstance(spec.points, PointsFrom) else []
-    needed: set[str] = set()
-    while todo:
-        run = todo.pop()
-        if run is not None and run not in needed:
-            needed.add(run)
-            todo += [suite.runs[run].start, suite.runs[run].like]
-    return needed
+def trained_runs(suite: Suite, rows: Collection[str]) -> set[str]:
+    """What is trained for these rows: their own runs, those of their points and coarse masks, and those they start from."""
+    found: set[str] = set()
+    for row in rows:
+        spec = suite.rows[row]
+        if spec.coarse is not None:
+            found |= trained_runs(suite, [spec.coarse])
+        found |= _with_starts(suite, spec.run)
+        if isinstance(spec.points, PointsFrom):
+            found |= _with_starts(suite, spec.points.run)
+    return found
+
+
+def runs_of(suite: Suite, rows: Collection[str]) -> set[str]:
+    """The runs that these rows need: those that are trained for them, and those whose learning rate these take."""
+    trained = trained_runs(suite, rows)
+    followed = {like for run in trained if (like := suite.runs[run].like) is not None}
+    return trained.union(*(_with_starts(suite, run) for run in followed))
+
+
+def _with_starts(suite: Suite, run: str) -> set[str]:
+    start = suite.runs[run].start
+    return {run} if start is None else {run} | _with_starts(suite, start)
 
 
 def bench(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steadysam.errors import InputError
-from steadysam.files import read_json, write_text
+from steadysam.files import read_json, write_json, write_text
 from steadysam.metrics import CaseScores, SliceScore, VolumeScore
 
 FORMAT = 1
@@ -50,6 +50,13 @@ def cell_path(store: Path, target: str, seed: int, row: str, prompts: str) -> Pa
 def run_path(store: Path, target: str, seed: int, run: str) -> Path:
     """Where the record of a trained run lies: what it cost, its curves, its weights' hash."""
     return store / "runs" / f"{slug(target)}-s{seed}-{slug(run)}.json"
+
+
+def keep_run_record(store: Path, record: Mapping[str, Any]) -> None:
+    """Write the record of a trained run. One of the same weights stays as it is: cells may name it."""
+    path = run_path(store, record["target"], record["seed"], record["run"])
+    if not path.exists() or read_json(path)["weights_sha256"] != record["weights_sha256"]:
+        write_json(path, record)
 
 
 def slug(text: str) -> str:
