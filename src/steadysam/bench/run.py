@@ -122,7 +122,7 @@ def _refuse_unknown(kind: str, wanted: Collection[str | int], known: Collection[
 
 
 def trained_runs(suite: Suite, rows: Collection[str]) -> set[str]:
-    """The runs trained for these rows: their own, those of their points and coarse masks, and those these start from."""
+    """The runs trained for these rows: their own, those of their points and coarse masks, and those they start from."""
     found: set[str] = set()
     for row in rows:
         spec = suite.rows[row]
