@@ -13,7 +13,7 @@ from typing import Any
 
 from steadysam.bench import promptsets
 from steadysam.bench.keys import decisive, prompt_values, row_values
-from steadysam.bench.store import keep_run_record, slug
+from steadysam.bench.store import keep_run_record, run_path, slug
 from steadysam.bench.suite import PointsFrom, Suite
 from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
@@ -184,14 +184,20 @@ class Group:
         folder = self.folders.data / self.suite.targets[self.target].dataset
         return promptsets.draw_set(self.suite, name, self.target, self.seed, cases, folder)
 
-    def train(self, run: str) -> Path:
-        """The run's folder, trained if it is not finished; the run that it starts from comes first."""
+    def train(self, run: str, *, scored: bool = False) -> Path:
+        """The run's folder, trained if it is not finished; the run that it starts from comes first.
+
+        Args:
+            scored: a cell will name its weights, so the store's record is made to be of them. A run that others only
+                start from, trained once more on another machine, leaves the record to the cells that are there.
+        """
         spec = self.suite.runs[run]
         if spec.start is not None:
             self.train(spec.start)
         self.freeze_training_prompts()
         folder = train(self.config(run), self.folder / slug(run), resume=True)
-        keep_run_record(self.folders.store, run_record(folder, self.target, self.seed, run))
+        if scored or not run_path(self.folders.store, self.target, self.seed, run).exists():
+            keep_run_record(self.folders.store, run_record(folder, self.target, self.seed, run))
         return folder
 
     def key(self, row: str, prompts: str) -> str:
@@ -216,7 +222,7 @@ class Group:
 
     def loaded(self, run: str, settings: Mapping[str, Any]) -> Run:
         """A run, trained if need be, ready to segment."""
-        return load_run(self.train(run), self.config(run).compute.device, **settings)
+        return load_run(self.train(run, scored=True), self.config(run).compute.device, **settings)
 
 
 def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]:
