@@ -123,27 +123,27 @@ def _refuse_unknown(kind: str, wanted: Collection[str | int], known: Collection[
 
 def trained_runs(suite: Suite, rows: Collection[str]) -> set[str]:
     """The runs trained for these rows: their own, those of their points and coarse masks, and those they start from."""
-    found: set[str] = set()
-    for row in rows:
-        spec = suite.rows[row]
-        if spec.coarse is not None:
-            found |= trained_runs(suite, [spec.coarse])
-        found |= _with_starts(suite, spec.run)
-        if isinstance(spec.points, PointsFrom):
-            found |= _with_starts(suite, spec.points.run)
-    return found
+    return _reached(suite, rows, ("start",))
 
 
 def runs_of(suite: Suite, rows: Collection[str]) -> set[str]:
-    """The runs that these rows need: those that are trained for them, and those whose learning rate these take."""
-    trained = trained_runs(suite, rows)
-    followed = {like for run in trained if (like := suite.runs[run].like) is not None}
-    return trained.union(*(_with_starts(suite, run) for run in followed))
+    """The runs that these rows need: those that are trained for them, and those whose learning rate they take."""
+    return _reached(suite, rows, ("start", "like"))
 
 
-def _with_starts(suite: Suite, run: str) -> set[str]:
-    start = suite.runs[run].start
-    return {run} if start is None else {run} | _with_starts(suite, start)
+def _reached(suite: Suite, rows: Collection[str], links: Sequence[str]) -> set[str]:
+    """The runs of these rows, and what is found from them along these fields of a run."""
+    todo: list[str | None] = []
+    for spec in (suite.rows[row] for row in rows):
+        todo += [spec.run, suite.rows[spec.coarse].run if spec.coarse else None]
+        todo += [spec.points.run] if isinstance(spec.points, PointsFrom) else []
+    reached: set[str] = set()
+    while todo:
+        run = todo.pop()
+        if run is not None and run not in reached:
+            reached.add(run)
+            todo += [getattr(suite.runs[run], link) for link in links]
+    return reached
 
 
 def bench(
