@@ -1,5 +1,6 @@
 """A suite from file to cells: on the toy data set, with every kind of row that has a rule of its own."""
 
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from steadysam.bench.promptsets import chosen_points, noise_model, some_points
 from steadysam.bench.run import Work, bench, jobs_of, progress, rows_of_tables
 from steadysam.bench.store import cell_path, cells, read_cell, slug
 from steadysam.bench.suite import Suite, read_suite
-from steadysam.bench.sweep import best_rate
+from steadysam.bench.sweep import best_rate, chosen_rates
 from steadysam.config import merged
 from steadysam.errors import BatchError, ConfigError, InputError
 from steadysam.files import read_json
@@ -21,7 +22,7 @@ from steadysam.geometry import slice_points
 from steadysam.metrics import METRICS
 from steadysam.summary import summarise
 from steadysam.types import Grid, SlicePoints
-from toys import some_prompts, steadysam
+from toys import Holder, some_prompts, steadysam
 
 ONE = {"epochs": 1, "batch_size": 8, "slices_per_epoch": 8}
 TEXT = """
@@ -328,6 +329,21 @@ def test_names_become_files_and_tables_are_merged():
     assert slug("SPD, empty -> mask (τ)") == "SPD-empty-mask"
     assert merged({"a": {"b": 1, "c": 2}}, {"a": {"c": 3}, "d": 4}) == {"a": {"b": 1, "c": 3}, "d": 4}
     assert nested("a.b", 1) == {"a": {"b": 1}}
+
+
+def test_a_run_that_another_process_trains_is_waited_for(store, caplog):
+    caplog.set_level("INFO", "steadysam")
+    suite, folders = read_suite(store[0]), folders_of(store)
+    group = Group(suite, "blob", 0, folders, Options(rates=chosen_rates(suite, folders.store)))
+    other = Holder(group.folder / "tuning")
+    timer = threading.Timer(0.5, other.leave)
+    timer.start()
+    before = (group.folder / "tuning" / "run.json").read_bytes()
+    assert group.train("tuning") == group.folder / "tuning"
+    timer.join()
+    assert other.process.returncode == 0
+    assert f"waiting for process {other.process.pid}" in caplog.text
+    assert (group.folder / "tuning" / "run.json").read_bytes() == before
 
 
 def test_the_untrained_selves_of_rows_are_scored_elsewhere(store, tmp_path):

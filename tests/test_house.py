@@ -20,7 +20,7 @@ TREES = {file: ast.parse(file.read_text("utf-8")) for file in FILES}
 # the floor of each module or folder directly below the package; a name that is not here is an error, so that
 # whoever adds a file decides where it stands
 FLOORS = {
-    **dict.fromkeys(("types", "geometry", "errors", "files", "__init__"), 0),
+    **dict.fromkeys(("types", "geometry", "errors", "files", "locks", "__init__"), 0),
     **dict.fromkeys(("data", "prompts", "losses", "metrics", "statistics", "embeddings", "augment", "cachefolder"), 1),
     "backbones": 2,
     "detection": 2,

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -83,5 +85,32 @@ def steadysam(*words: Any) -> int:
 
 
 def leftovers(folder: Path) -> list[Path]:
-    """Temporary files and folders below a folder; there must never be any."""
-    return sorted(folder.rglob(".tmp-*")) if folder.exists() else []
+    """Temporary files and folders, and locks, below a folder; there must never be any."""
+    return sorted([*folder.rglob(".tmp-*"), *folder.rglob(".lock*")]) if folder.exists() else []
+
+
+_HOLD = """
+import sys
+from steadysam.locks import alone_in
+
+with alone_in(sys.argv[1]):
+    print("in", flush=True)
+    sys.stdin.read()
+"""
+
+
+class Holder:
+    """Another process that writes into `folder` until it is told to leave, or killed."""
+
+    def __init__(self, folder: Path) -> None:
+        words = [sys.executable, "-c", _HOLD, str(folder)]
+        self.process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        assert self.process.stdout.readline() == "in\n"
+
+    def leave(self) -> None:
+        self.process.communicate()
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()

@@ -21,6 +21,7 @@ from steadysam.errors import InputError, SteadyError
 from steadysam.evaluate import mask_files
 from steadysam.files import sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import describe_grid
+from steadysam.locks import alone_in
 from steadysam.prediction import Job, report_failures
 from steadysam.prompts.files import write_prompts
 from steadysam.prompts.sets import set_hash
@@ -63,43 +64,49 @@ def detect_files(
         The rows of `score_boxes`; [] without labels.
 
     Raises:
-        ConfigError: those of `detector_of`.
+        ConfigError: those of `detector_of`. LockedError: `FS_LOCKED`, another process writes into the same folder.
         BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
             job raises its own error.
     """
     output, started = Path(output), time.monotonic()
     _, config = detector_of(run, options)
     labels = None if truth is None else mask_files(truth.folder)
-    sweep_temporaries(output)
-    records, failures, scored = [], [], []
-    for job in track(jobs):
-        try:
-            mask = None if truth is None or labels is None else partial(_true_mask, run, truth, labels, job.name)
-            case = _detect_job(run, job, options, mask)
-            path = write_prompts(output / f"{job.name}.json", case.prompts)
-        except SteadyError as error:
-            if len(jobs) == 1:
-                raise
-            failures.append({"case": job.name, **error.to_dict()})
-            logger.error("%s: %s", job.name, error)
-            continue
-        records.append(_record(job, case, path))
-        if show is not None:
-            show(case)
-        if truth is not None:
-            scored.append(_without_pixels(case))
-    boxes = [entry["boxes"] for entry in records]
-    logger.info("%d boxes, in %d of %d cases", sum(boxes), sum(count > 0 for count in boxes), len(boxes))
-    rows = score_boxes(scored) if scored else []
-    if rows and not rows[-1]["objects"]:
-        logger.warning("the labels hold no object of the target: there is nothing to score")
-    if rows:
-        write_text(output / "detection.csv", _csv(rows))
-        write_json(output / "detection.json", {"rows": rows})
-    used = {"confidence": config.confidence, "overlap": config.overlap, "per_slice": options.per_slice}
-    facts = {"detector": used, "cases": records, "failures": failures, "seconds": round(time.monotonic() - started, 3)}
-    write_json(output / "run.json", {**_provenance(run, records), **facts})
-    report_failures(output, failures, len(jobs))
+    with alone_in(output):
+        sweep_temporaries(output)
+        records, failures, scored = [], [], []
+        for job in track(jobs):
+            try:
+                mask = None if truth is None or labels is None else partial(_true_mask, run, truth, labels, job.name)
+                case = _detect_job(run, job, options, mask)
+                path = write_prompts(output / f"{job.name}.json", case.prompts)
+            except SteadyError as error:
+                if len(jobs) == 1:
+                    raise
+                failures.append({"case": job.name, **error.to_dict()})
+                logger.error("%s: %s", job.name, error)
+                continue
+            records.append(_record(job, case, path))
+            if show is not None:
+                show(case)
+            if truth is not None:
+                scored.append(_without_pixels(case))
+        boxes = [entry["boxes"] for entry in records]
+        logger.info("%d boxes, in %d of %d cases", sum(boxes), sum(count > 0 for count in boxes), len(boxes))
+        rows = score_boxes(scored) if scored else []
+        if rows and not rows[-1]["objects"]:
+            logger.warning("the labels hold no object of the target: there is nothing to score")
+        if rows:
+            write_text(output / "detection.csv", _csv(rows))
+            write_json(output / "detection.json", {"rows": rows})
+        used = {"confidence": config.confidence, "overlap": config.overlap, "per_slice": options.per_slice}
+        facts = {
+            "detector": used,
+            "cases": records,
+            "failures": failures,
+            "seconds": round(time.monotonic() - started, 3),
+        }
+        write_json(output / "run.json", {**_provenance(run, records), **facts})
+        report_failures(output, failures, len(jobs))
     return rows
 
 

@@ -116,6 +116,12 @@ class FileSystemError(SteadyError):
     exit_code = 8
 
 
+class LockedError(SteadyError):
+    """Another process is at work on the same files."""
+
+    exit_code = 9
+
+
 class OutputError(SteadyError):
     """An output did not pass its own check (non-finite numbers, read-back differs)."""
 

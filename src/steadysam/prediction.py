@@ -19,6 +19,7 @@ from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.evaluate import listed, read_record
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
+from steadysam.locks import alone_in
 from steadysam.methods.contract import traits_of
 from steadysam.prompts.files import read_prompts
 from steadysam.prompts.sets import SET_FILE, find_prompt_file, read_set, set_hash
@@ -109,10 +110,23 @@ def predict(
 
     Raises:
         InputError: `PROMPT_SET_CHANGED`.
+        LockedError: `FS_LOCKED`, another process predicts into the same folder.
         BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
             job raises its own error.
     """
     output = Path(output)
+    with alone_in(output):
+        return _predict(run, jobs, output, options, cache, track)
+
+
+def _predict(
+    run: Run,
+    jobs: list[Job],
+    output: Path,
+    options: PredictOptions,
+    cache: EmbeddingCache | None,
+    track: Callable[[Iterable[Job]], Iterable[Job]],
+) -> Path:
     sweep_temporaries(output)
     before = _earlier(output)
     if not traits_of(run.method, run.settings).prompted and any(job.prompts is not None for job in jobs):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from steadysam.data.splits import refuse_start_leaks
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
 from steadysam.files import read_json, remove_folder, sweep_temporaries, write_json, write_text
+from steadysam.locks import alone_in
 from steadysam.logs import progress_bar
 from steadysam.loop import train_stage
 from steadysam.methods import METHODS
@@ -35,21 +36,23 @@ from steadysam.training_data import TrainingData, load_training_data
 logger = logging.getLogger(__name__)
 
 
-def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Path:
+def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: bool = False) -> Path:
     """Train `config.method` and write a run folder; returns the folder.
 
     Args:
         config: see `RunConfig`; made by `make_config`.
         folder: a new folder, or with `resume` one in which the same configuration was started before.
         resume: go on from the newest intact checkpoint.
+        wait: until another process that trains in this folder has ended, instead of an error.
 
     Raises:
-        FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`. Those of `load_training_data` and of the
-        loop; a run that failed after its first step can be resumed, one that failed before leaves nothing.
+        FileSystemError: `FS_EXISTS`. LockedError: `FS_LOCKED`. ConfigError: `RESUME_CONFIG_DIFF`. Those of
+        `load_training_data` and of the loop; a run that failed after its first step can be resumed, one that failed
+        before leaves nothing.
     """
     folder = Path(folder)
-    fresh, had_prompts = not (folder / "config.toml").exists(), (folder / "prompts").exists()
-    with computing(config.compute) as accelerator:
+    with computing(config.compute) as accelerator, main_alone(accelerator, folder, wait):
+        fresh, had_prompts = not (folder / "config.toml").exists(), (folder / "prompts").exists()
         if accelerator.is_main_process:
             open_folder(to_toml(config.model_dump(mode="json")), folder, resume, {"method": config.method_name})
         accelerator.wait_for_everyone()
@@ -74,6 +77,11 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False) -> Pat
             _finish(folder, record, model, data)
         accelerator.wait_for_everyone()
     return folder
+
+
+def main_alone(accelerator: Accelerator, folder: Path, wait: bool = False) -> AbstractContextManager[None]:
+    """Of several processes that train together, the first locks the folder for all."""
+    return alone_in(folder, wait=wait) if accelerator.is_main_process else nullcontext()
 
 
 @contextmanager
@@ -133,8 +141,6 @@ def _discard(folder: Path, keep_prompts: bool) -> None:
         (folder / name).unlink(missing_ok=True)
     if not keep_prompts:
         remove_folder(folder / "prompts")
-    if not any(folder.iterdir()):
-        folder.rmdir()
 
 
 def _differing_lines(old: str, new: str) -> list[str]:

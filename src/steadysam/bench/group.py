@@ -19,6 +19,7 @@ from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
 from steadysam.data.splits import Split
 from steadysam.files import content_key, read_json
+from steadysam.locks import alone_in
 from steadysam.methods import METHODS
 from steadysam.prompts.sets import set_hash, write_set
 from steadysam.runs import Run, load_run
@@ -173,8 +174,10 @@ class Group:
         folder = self.folder / "prompts" / slug(name)
         if folder.exists():
             return
-        found, meta = self._drawn(name, [case.name for part in self.split.parts.values() for case in part])
-        write_set(folder, found, meta)
+        with alone_in(folder.parent, wait=True):
+            if not folder.exists():
+                found, meta = self._drawn(name, [case.name for part in self.split.parts.values() for case in part])
+                write_set(folder, found, meta)
 
     def _drawn(self, name: str, wanted: Sequence[str]) -> tuple[dict[str, Prompts], dict[str, Any]]:
         if self.suite.prompts[name].nothing:  # then nobody looks at images, of which there may be many
@@ -195,7 +198,7 @@ class Group:
         if spec.start is not None:
             self.train(spec.start)
         self.freeze_training_prompts()
-        folder = train(self.config(run), self.folder / slug(run), resume=True)
+        folder = train(self.config(run), self.folder / slug(run), resume=True, wait=True)
         if scored or not run_path(self.folders.store, self.target, self.seed, run).exists():
             keep_run_record(self.folders.store, run_record(folder, self.target, self.seed, run))
         return folder

@@ -14,6 +14,7 @@ from steadysam.data.volumes import mask_ending, read_label_map
 from steadysam.external.nnunet.prediction import predict
 from steadysam.external.nnunet.training import TrainOptions, read_run, train
 from steadysam.files import read_json
+from steadysam.locks import alone_in
 from steadysam.types import Mask, Prompts, Volume
 
 
@@ -26,7 +27,7 @@ def train_nnunet(group: Group, run: str) -> Path:
     spec, config = group.suite.runs[run].nnunet or NnUnet(), group.config(run)
     folder = group.folder / slug(run)
     options = TrainOptions(**spec.model_dump(exclude={"mirroring"}), device=config.compute.device, workers=1)
-    train(config.data, folder, options, resume=True)
+    train(config.data, folder, options, resume=True, wait=True)
     record = read_run(folder)
     facts = {"method": "nnunet", "weights_sha256": record["weights_sha256"], "versions": record["versions"]}
     seconds = {"commands": round(sum(done["seconds"] for done in record["commands"]), 1)}
@@ -61,18 +62,21 @@ class NnUnetSegmenter:
     def masks(self) -> Path:
         """The folder of predicted masks, made anew where it belongs to other weights."""
         folder, output = self.folder, self.group.folder / f"{slug(self.run)}-masks"
+        images = self.group.folder / f"{slug(self.run)}-images"
+        with alone_in(images, wait=True):
+            self._predict(folder, images, output)
+        return output
+
+    def _predict(self, folder: Path, images: Path, output: Path) -> None:
         weights = read_run(folder)["weights_sha256"]
         record = output / "run.json"
         if not record.exists() or read_json(record)["run"]["weights_sha256"] != weights:
-            images = self.group.folder / f"{slug(self.run)}-images"
-            images.mkdir(parents=True, exist_ok=True)
             for case, _, _ in self.group.test:
                 link = images / case.image.name
                 link.unlink(missing_ok=True)
                 link.symlink_to(case.image.resolve())
             device, mirroring = self.group.config(self.run).compute.device, self.spec.mirroring
             predict(folder, images, output, device=device, workers=1, mirroring=mirroring)
-        return output
 
     def facts(self) -> dict[str, Any]:
         """What a cell records of the run."""

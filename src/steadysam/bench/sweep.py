@@ -48,7 +48,7 @@ def sweep_run(suite: Suite, run: str, target: str, folders: Folders, options: Op
         group.freeze_training_prompts()
         config = group.config(run)
         with computing(config.compute):
-            folder = train(config, group.folder / f"sweep-{slug(run)}-{rate:g}", resume=True)
+            folder = train(config, group.folder / f"sweep-{slug(run)}-{rate:g}", resume=True, wait=True)
         stages = read_json(folder / "run.json")["stages"]
         # every swept stage counts: SPD's two stages have one loss each
         losses[f"{rate:g}"] = sum(stage["best_loss"] for stage in stages.values())

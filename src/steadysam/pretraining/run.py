@@ -18,7 +18,7 @@ from steadysam.pretraining.meter import speed_record
 from steadysam.pretraining.score import averaged, held_out_score
 from steadysam.pretraining.step import PretrainStep
 from steadysam.runs import versions
-from steadysam.training import computing, open_folder
+from steadysam.training import computing, main_alone, open_folder
 
 WEIGHTS = "model.safetensors"
 
@@ -31,12 +31,13 @@ def pretrain(config: PretrainConfig, folder: str | Path, *, resume: bool = False
         folder: new, or with `resume` one in which the same configuration was started before.
 
     Raises:
-        FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`, `CONFIG_VALUE`. OutputError: `NUMERIC_LOSS`.
+        FileSystemError: `FS_EXISTS`. LockedError: `FS_LOCKED`. ConfigError: `RESUME_CONFIG_DIFF`, `CONFIG_VALUE`.
+        OutputError: `NUMERIC_LOSS`.
     """
     folder = Path(folder)
     backbone = start_backbone(config)
     compute = ComputeConfig(**config.compute.model_dump())
-    with computing(compute) as accelerator:
+    with computing(compute) as accelerator, main_alone(accelerator, folder):
         if accelerator.is_main_process:
             open_folder(to_toml(config.model_dump(mode="json")), folder, resume, {"kind": "pretraining"})
         accelerator.wait_for_everyone()

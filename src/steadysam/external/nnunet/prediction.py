@@ -17,6 +17,7 @@ from steadysam.external.nnunet.training import DATASET_ID, PLANS, choose_device,
 from steadysam.external.processes import Finished, run_logged
 from steadysam.files import remove_folder, sha256_file, sweep_temporaries, write_json
 from steadysam.geometry import describe_grid, grids_agree
+from steadysam.locks import alone_in
 from steadysam.types import Mask, Volume
 
 
@@ -45,6 +46,7 @@ def predict(
 
     Raises:
         CheckpointError: `RUN_MISSING`, `RUN_VERSION`, `RUN_UNFINISHED`.
+        LockedError: `FS_LOCKED`, another process predicts into the same folder.
         InputError: `NNUNET_MIXED` (images of another kind than in training), and those of reading.
         ExternalError, ResourceError: as in training, and `NNUNET_NO_MASK`.
     """
@@ -52,18 +54,19 @@ def predict(
     record, environment = read_run(run), find_environment()
     cases = image_cases(images, channel)
     asked = {"device": choose_device(environment, device), "workers": worker_count(workers), "mirroring": mirroring}
-    sweep_temporaries(output)
-    inside = output / f".tmp-{os.getpid()}-nnunet"
-    try:
-        volumes = {name: _hand_over(inside / "in", name, path, record) for name, path in cases}
-        done = _run(environment, run, record, inside, output / "logs" / "predict.log", asked)
-        rows = [
-            _take_back(inside / "out", output, volume, record["data"]["file_ending"], path)
-            for (_, path), volume in zip(cases, volumes.values(), strict=True)
-        ]
-    finally:
-        remove_folder(inside)
-    return write_json(output / "run.json", _record(environment, record, asked, done, rows))
+    with alone_in(output):
+        sweep_temporaries(output)
+        inside = output / f".tmp-{os.getpid()}-nnunet"
+        try:
+            volumes = {name: _hand_over(inside / "in", name, path, record) for name, path in cases}
+            done = _run(environment, run, record, inside, output / "logs" / "predict.log", asked)
+            rows = [
+                _take_back(inside / "out", output, volume, record["data"]["file_ending"], path)
+                for (_, path), volume in zip(cases, volumes.values(), strict=True)
+            ]
+        finally:
+            remove_folder(inside)
+        return write_json(output / "run.json", _record(environment, record, asked, done, rows))
 
 
 def _hand_over(folder: Path, name: str, path: Path, record: Mapping[str, Any]) -> Volume:

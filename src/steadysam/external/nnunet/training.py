@@ -23,6 +23,7 @@ from steadysam.external.nnunet.export import PICTURES, Track, export_dataset
 from steadysam.external.nnunet.trainers import STEPS_PER_EPOCH, Precision, trainer_name, write_trainer
 from steadysam.external.processes import run_logged
 from steadysam.files import read_json, sha256_file, sweep_temporaries, write_json
+from steadysam.locks import alone_in, is_lock
 
 FORMAT = "steadysam-nnunet/1"
 DATASET_ID, DATASET = 1, "Dataset001_Target"  # a run has its own folders, so no other data set is in the way
@@ -62,20 +63,27 @@ class TrainOptions:
 
 
 def train(
-    data: DataConfig, run: str | Path, options: TrainOptions, *, resume: bool = False, track: Track = iter
+    data: DataConfig,
+    run: str | Path,
+    options: TrainOptions,
+    *,
+    resume: bool = False,
+    wait: bool = False,
+    track: Track = iter,
 ) -> Path:
     """Export, plan, preprocess and train; returns the run folder.
 
     Args:
         data: data set, label and split, as a run of ours has them.
         resume: go on with a run that was stopped; finished steps are kept.
+        wait: until another process that trains in this folder has ended, instead of an error.
         track: wraps the cases being exported.
 
     Raises:
         ExternalError: `NNUNET_MISSING`, `NNUNET_NO_MODEL`, `EXTERNAL_FAILED`.
         ResourceError: `EXTERNAL_MEMORY`, `EXTERNAL_DISK`, `DEVICE_UNAVAILABLE`.
         ConfigError: `NNUNET_EPOCHS`, `NNUNET_STEPS`, `NNUNET_MEMORY`, `NNUNET_CONFIGURATION`, `NNUNET_CHANGED`.
-        FileSystemError: `FS_EXISTS`. And those of `export_dataset`.
+        FileSystemError: `FS_EXISTS`. LockedError: `FS_LOCKED`. And those of `export_dataset`.
     """
     run = Path(run).resolve()
     trainer_name(options.epochs, options.steps, options.precision)  # before anything is written
@@ -96,6 +104,21 @@ def train(
         **asdict(options),
         "device": choose_device(environment, options.device),
     }
+    with alone_in(run, wait=wait):
+        _work_through(environment, data, run, options, asked, resume, track)
+    return run
+
+
+def _work_through(
+    environment: Environment,
+    data: DataConfig,
+    run: Path,
+    options: TrainOptions,
+    asked: dict[str, Any],
+    resume: bool,
+    track: Track,
+) -> None:
+    """Export, plan, train: each step that is not behind us."""
     record = _begin(run, asked, resume)
     record["versions"] = {"steadysam": steadysam.__version__, **environment.facts["versions"]}
     if record["status"] == "begun":
@@ -109,7 +132,6 @@ def train(
         record["steps"] = _steps_of(run, options)
         record["trainer"] = write_trainer(run / "trainers", options.epochs, record["steps"], options.precision)
         _fit(environment, run, record, resume)
-    return run
 
 
 def read_run(run: str | Path) -> dict[str, Any]:
@@ -189,7 +211,7 @@ def _begin(run: Path, asked: dict[str, Any], resume: bool) -> dict[str, Any]:
                 expected=", ".join(f"{key}: {known[key]}" for key in changed),
             )
         return {**record, "asked": asked}
-    if run.exists() and any(run.iterdir()):
+    if any(not is_lock(path) for path in run.iterdir()):
         raise FileSystemError("FS_EXISTS", "the folder is not empty", file=run, fix="choose another name")
     record: dict[str, Any] = {"format": FORMAT, "status": "begun", "asked": asked, "commands": []}
     _save(run, record, "begun")
