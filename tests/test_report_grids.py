@@ -18,7 +18,7 @@ def boxes(ap: float, *, found: int = 4, least: float = 0.25):
     return {"raw": 0, "detection": scores}
 
 
-def test_numbers_make_lines_of_the_seeds_that_all_points_have(tmp_path):
+def test_numbers_make_lines_of_the_seeds_that_all_points_of_an_x_have(tmp_path, monkeypatch):
     for seed, (few, many) in enumerate([(0.2, 0.6), (0.4, 0.8)]):
         put(tmp_path, "few", dices(few), seed=seed, figure="budget", x=10, column="A", **BARE)
         put(tmp_path, "many", dices(many), seed=seed, column="", also=[_place("budget", 100, "A")], **BARE)
@@ -27,27 +27,33 @@ def test_numbers_make_lines_of_the_seeds_that_all_points_have(tmp_path):
     (grid,) = grids.grids_of(book)
     assert grid.numeric
     rows = grids.grid_rows(book, grid)
-    assert {(row["column"], row["x"], row["row"], row["dsc"]) for row in rows} == {
-        ("A", 10, "few", 0.2),
-        ("A", 100, "many", 0.6),
-        ("B", 100, "other", 0.5),
-    }
-    assert {row["seeds"] for row in rows} == {"0"}, "the other row has but one"
+    assert {(row["column"], row["x"], row["row"], round(row["dsc"], 6), row["seeds"]) for row in rows} == {
+        ("A", 10, "few", 0.3, "0, 1"),
+        ("A", 100, "many", 0.6, "0"),
+        ("B", 100, "other", 0.5, "0"),
+    }, "at 100 the other row has but one seed"
     assert grids.draw_grid(grid, rows)[:4] == b"\x89PNG"
     assert ablations.ablations_of(book) == [], "a place with a column is no ablation"
+    assert _titles(monkeypatch, grid, rows) == ["LV (seeds 0, 1 at 10; 0 at 100)"]
+
+
+def test_words_are_compared_over_the_seeds_that_all_have(tmp_path):
+    for seed in (0, 1):
+        put(tmp_path, "S, n", dices(0.5), seed=seed, figure="form", x="S", column="n", **BARE)
+    put(tmp_path, "D, n", dices(0.9), seed=1, figure="form", x="D", column="n", **BARE)
+    book = book_of(tmp_path)
+    (grid,) = grids.grids_of(book)
+    assert {row["seeds"] for row in grids.grid_rows(book, grid)} == {"1"}
 
 
 def test_a_target_with_one_x_has_no_panel_beside_lines(tmp_path, monkeypatch):
     for share in (10, 100):
         put(tmp_path, f"{share} %", dices(0.5), figure="budget", x=share, column="A", **BARE)
     put(tmp_path, "100 %", dices(0.5), target="RV", figure="budget", x=100, column="A", **BARE)
-    titles = []
-    monkeypatch.setattr(grids, "draw_panels", lambda panels: titles.extend(panel.title for panel in panels))
     book = book_of(tmp_path)
     (grid,) = grids.grids_of(book)
     assert set(grid.points) == {"LV", "RV"}
-    grids.draw_grid(grid, grids.grid_rows(book, grid))
-    assert titles == ["LV (seeds 0)"]
+    assert _titles(monkeypatch, grid, grids.grid_rows(book, grid)) == ["LV (seeds 0)"]
 
 
 def test_words_make_a_table_with_a_dash_for_what_is_missing(tmp_path):
@@ -106,3 +112,10 @@ def test_nothing_is_said_of_prompts_that_nobody_has(tmp_path):
 
 def _place(figure, x, column):
     return {"figure": figure, "x": x, "column": column}
+
+
+def _titles(monkeypatch, grid, rows):
+    titles = []
+    monkeypatch.setattr(grids, "draw_panels", lambda panels: titles.extend(panel.title for panel in panels))
+    grids.draw_grid(grid, rows)
+    return titles

@@ -1,8 +1,8 @@
 """Figures of rows that differ in two things: `x` and `column` of the suite.
 
 Numbers as x, such as annotation budgets, make lines with bands, a line per column and a panel per target. Words, such
-as kinds of prompts, make a table per target, a line per x and a column per column. All points of a target have the same
-seeds where they share any.
+as kinds of prompts, make a table per target, a line per x and a column per column. Methods are compared over the seeds
+that all of them share: those of a table, or those at one x of the lines, whose title says which have how many.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Grid:
     @property
     def numeric(self) -> bool:
         """Whether x is a number everywhere."""
-        return all(isinstance(point.x, (int, float)) for points in self.points.values() for point in points)
+        return all(_numeric(points) for points in self.points.values())
 
 
 def grids_of(book: Book) -> list[Grid]:
@@ -87,8 +87,7 @@ def draw_grid(grid: Grid, rows: Sequence[Mapping[str, Any]]) -> bytes:
         for column in dict.fromkeys(row["column"] for row in here):
             line = sorted((row for row in here if row["column"] == column), key=lambda row: row["x"])
             series[column] = Series.of_rows([row["x"] for row in line], line, "dsc")
-        seeds = ", ".join(dict.fromkeys(row["seeds"] for row in here))
-        panels.append(Panel(f"{target} (seeds {seeds})", grid.name, "DSC, all slices", series))
+        panels.append(Panel(f"{target} ({_seeds_said(here)})", grid.name, "DSC, all slices", series))
     return draw_panels(panels)
 
 
@@ -108,8 +107,25 @@ def grid_table(grid: Grid, rows: Sequence[Mapping[str, Any]], target: str) -> Ta
 
 
 def _alike(points: Sequence[Point]) -> tuple[Point, ...]:
-    seeds = common_seeds([point.pool for point in points])
-    return tuple(Point(point.x, point.column, point.pool.only(seeds)) for point in points)
+    apart = _numeric(points)
+    seeds = {p.x: common_seeds([other.pool for other in points if not apart or other.x == p.x]) for p in points}
+    return tuple(Point(point.x, point.column, point.pool.only(seeds[point.x])) for point in points)
+
+
+def _numeric(points: Sequence[Point]) -> bool:
+    return all(isinstance(point.x, (int, float)) for point in points)
+
+
+def _seeds_said(rows: Sequence[Mapping[str, Any]]) -> str:
+    """`seeds 0, 1`, or of several lists of seeds which x each is of."""
+    places: dict[str, list[Any]] = {}
+    for row in sorted(rows, key=lambda row: row["x"]):
+        places.setdefault(row["seeds"], []).append(row["x"])
+    if len(places) == 1:
+        return f"seeds {next(iter(places))}"
+    return "seeds " + "; ".join(
+        f"{seeds} at {', '.join(map(str, dict.fromkeys(found)))}" for seeds, found in places.items()
+    )
 
 
 def _with_interval(row: Mapping[str, Any]) -> str:
