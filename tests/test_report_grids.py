@@ -1,6 +1,6 @@
 """Figures of two things and tables of detectors, from stores made by hand."""
 
-from steadysam.report.benchmark import ablations, detection, grids
+from steadysam.report.benchmark import ablations, detection, grids, leads
 from steadysam.report.benchmark.lines import facts_of, line_row, lines_of
 from steadysam.report.benchmark.pooling import read_store
 from steadysam.report.benchmark.tables import set_tables
@@ -35,6 +35,51 @@ def test_numbers_make_lines_of_the_seeds_that_all_points_of_an_x_have(tmp_path, 
     assert grids.draw_grid(grid, rows)[:4] == b"\x89PNG"
     assert ablations.ablations_of(book) == [], "a place with a column is no ablation"
     assert _titles(monkeypatch, grid, rows) == ["LV (seeds 0, 1 at 10; 0 at 100)"]
+
+
+def test_a_lead_is_paired_at_every_x_with_its_mean_over_the_targets_that_have_several(tmp_path):
+    for target, gain in (("LV", 0.1), ("LA", 0.3)):
+        for seed in (0, 1):
+            kind = {"target": target, "seed": seed, "figure": "budget", **BARE}
+            put(tmp_path, "ours, few", dices(0.2 + gain, 0.4 + gain), x=10, column="ours", **kind)
+            put(tmp_path, "theirs, few", dices(0.2, 0.4), x=10, column="theirs", **kind)
+            put(tmp_path, "ours", dices(0.8, 0.8 + seed / 10), x=100, column="ours", **kind)
+        put(tmp_path, "theirs", dices(0.7, 0.7), x=100, column="theirs", **{**kind, "seed": 0})
+    for row in ("ours", "theirs"):
+        put(tmp_path, row, dices(0.5), target="RV", figure="budget", x=100, column=row, **BARE)
+    book = book_of(tmp_path)
+    (grid,) = grids.grids_of(book)
+    rows = leads.lead_rows(book, grid, "ours")
+    assert [(r["target"], r["x"], round(r["difference"], 6), r["seeds"]) for r in rows] == [
+        ("LA", 10, 0.3, "0, 1"),
+        ("LV", 10, 0.1, "0, 1"),
+        ("LA", 100, 0.1, "0"),
+        ("LV", 100, 0.1, "0"),
+        ("RV", 100, 0.0, "0"),
+    ]
+    table = leads.lead_table(rows)
+    assert list(table.columns.values()) == ["DSC, all slices", "budget", "LA", "LV", "mean over targets", "seeds"]
+    assert [(line["pair"], line["x"], round(line["mean"], 6)) for line in table.rows] == [
+        ("ours − theirs", "10", 0.2),
+        ("ours − theirs", "100", 0.1),
+    ]
+    assert {row["leader"] for row in leads.lead_rows(book, grid, "theirs")} == {"theirs"}
+    (first,) = {row["leader"] for row in leads.lead_rows(book, grid, None)}
+    assert first == grid.points["LA"][0].column
+
+
+def test_a_target_that_lacks_an_x_leaves_the_mean_open(tmp_path):
+    for target, shares in (("LV", (10, 50, 100)), ("LA", (10, 100))):
+        for share in shares:
+            for name in ("ours", "theirs"):
+                kind = {"target": target, "figure": "budget", "x": share, "column": name, **BARE}
+                put(tmp_path, f"{name}, {share}", dices(0.5), **kind)
+    book = book_of(tmp_path)
+    (grid,) = grids.grids_of(book)
+    table = leads.lead_table(leads.lead_rows(book, grid, None))
+    assert [(line["x"], line["mean"]) for line in table.rows] == [("10", 0.0), ("50", None), ("100", 0.0)]
+    assert table.cells()[1][2:5].count(("–", False)) == 2
+    assert leads.lead_table([]).rows == []
 
 
 def test_words_are_compared_over_the_seeds_that_all_have(tmp_path):

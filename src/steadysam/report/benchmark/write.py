@@ -12,7 +12,7 @@ from steadysam.bench.store import slug
 from steadysam.bench.suite import Suite
 from steadysam.errors import UsageError
 from steadysam.files import write_json, write_text
-from steadysam.report.benchmark import ablations, detection, filtering, grids, learning, paired, robustness
+from steadysam.report.benchmark import ablations, detection, filtering, grids, leads, learning, paired, robustness
 from steadysam.report.benchmark.cells import cell_rows
 from steadysam.report.benchmark.draft import Draft, Rows, flat
 from steadysam.report.benchmark.pooling import Book, read_store
@@ -68,7 +68,7 @@ def write_report(store: str | Path, folder: str | Path, wanted: Wanted | None = 
     for prompts in book.main_sets:
         _set(report, prompts, reference, steps)
     _figures(report)
-    _grids(report)
+    _grids(report, reference)
     _detectors(report)
     _robustness(report)
     _filter(report)
@@ -148,7 +148,7 @@ def _figures(report: Draft) -> None:
         report.sections.append(Section("Figures", tuple(blocks)))
 
 
-def _grids(report: Draft) -> None:
+def _grids(report: Draft, reference: str | None) -> None:
     blocks: list[Block] = []
     text, tex = ["# Tables of two things\n"], [PREAMBLE]
     for found in grids.grids_of(report.book):
@@ -158,10 +158,13 @@ def _grids(report: Draft) -> None:
         if found.numeric:
             caption = f"{found.name}: DSC over all slices; bands: 95 % intervals that draw patients."
             blocks.append(report.picture(stem, grids.draw_grid(found, rows), rows, caption))
-            continue
-        report.csv(stem, rows)
-        for target in found.points:
-            table, title = grids.grid_table(found, rows, target), f"{found.name}: {target}"
+            ahead = leads.lead_rows(report.book, found, reference)
+            report.csv(f"leads/{slug(found.name)}-{slug(found.prompts)}", ahead)
+            tables = {f"{found.name}: what {ahead[0]['leader']} is ahead": leads.lead_table(ahead)} if ahead else {}
+        else:
+            report.csv(stem, rows)
+            tables = {f"{found.name}: {target}": grids.grid_table(found, rows, target) for target in found.points}
+        for title, table in tables.items():
             blocks += [Text((title,)), table]
             text += [f"## {title}\n", markdown_of(table)]
             tex.append(latex_of(table, f"tab:{slug(title)}", title))
