@@ -197,7 +197,7 @@ def test_all_negatives_by_hand():
     student, teacher = predictions(2, 3, seed=1), predictions(2, 3, seed=2)
     found = assignment(2, 3, {(0, 5): 0.5, (0, 60): 0.5})
     vlr = localization_distillation(student, teacher, found, [TRUTH, NOTHING], region="all_neg")["vlr"]
-    weight = 0.25 * student.scores[0].detach().sigmoid().amax(-1) * ~found.foreground[0]
+    weight = student.scores[0].detach().sigmoid().amax(-1) * ~found.foreground[0]
     expected = (weight * 25 * edge_kl(student.edges[0], teacher.edges[0], 10).sum(-1)).sum()
     torch.testing.assert_close(vlr, expected)
     vlr.backward()

@@ -12,9 +12,10 @@ from steadysam.backbones import BACKBONES, build_backbone
 from steadysam.backbones.configure import empty_model, sam_config
 from steadysam.backbones.rows import FeaturePrompts
 from steadysam.backbones.sam import SamBackbone
+from steadysam.detection import boxes, yolo
 from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import sam_med2d_terms
-from steadysam.methods import ldfsam
+from steadysam.methods import detecting, ldfsam
 from steadysam.methods.contract import Chance
 from steadysam.methods.ldfsam.config import Config
 from steadysam.methods.ldfsam.masks import MaskSamples, mask_losses, one_object
@@ -92,6 +93,26 @@ def test_the_detection_head_has_no_say_in_masks(name):
     assert np.abs(segmented(model, config) - before).max() > 0
 
 
+def test_no_box_is_decoded_or_suppressed_on_the_way_to_a_mask(name, monkeypatch):
+    """ldfsam.md 4, check 3: with every step from features to boxes broken, masks come out as before."""
+
+    def broken(*_, **__):
+        raise AssertionError("boxes were asked for")
+
+    config = settings()
+    model = build(name, config)
+    before = segmented(model, config)
+    monkeypatch.setattr(yolo.Head, "forward", broken)
+    monkeypatch.setattr(boxes, "detect", broken)
+    monkeypatch.setattr(boxes, "decode_boxes", broken)
+    monkeypatch.setattr(boxes, "non_maximum_suppression", broken)
+    monkeypatch.setattr(detecting, "detect", broken)
+    np.testing.assert_array_equal(segmented(model, config), before)
+    box = settings(mode="box")
+    with pytest.raises(AssertionError, match="boxes were asked for"):
+        segmented(build(name, box), box)
+
+
 def gradients(model, config) -> dict[str, float]:
     case = small_case(*EMPTY)
     stage = ldfsam.stages(config)[-1]
@@ -101,8 +122,12 @@ def gradients(model, config) -> dict[str, float]:
     return {n: 0.0 if p.grad is None else float(p.grad.abs().sum()) for n, p in model.named_parameters()}
 
 
-def test_where_the_mask_loss_reaches(name):
-    config = settings()
+@pytest.mark.parametrize(
+    ("name", "adapt"), [("sam-test", "lora"), ("steadysam-test", "lora"), ("sam-med2d-test", "adapters")]
+)
+def test_where_the_mask_loss_reaches(name, adapt):
+    """ldfsam.md 4, check 4."""
+    config = settings(adapt=adapt)
     model = build(name, config)
     grown = gradients(model, config)
     for part in (
@@ -115,7 +140,10 @@ def test_where_the_mask_loss_reaches(name):
     ):
         assert any(value > 0 for n, value in grown.items() if n.startswith(part)), part
     assert not any(value for n, value in grown.items() if n.startswith("detector.head"))
-    frozen = [n for n in grown if n.startswith("backbone.image_encoder.") and "lora_" not in n]
+    encoder = [n for n in grown if n.startswith("backbone.image_encoder.")]
+    learns = {"lora": "lora_", "adapters": "adapter."}[adapt]
+    assert any(grown[n] > 0 for n in encoder if learns in n)
+    frozen = [n for n in encoder if learns not in n]
     assert frozen
     assert not any(grown[n] for n in frozen)
 
@@ -256,7 +284,11 @@ def test_published_size_of_the_whole():
         assert sum(branch) == pytest.approx(3.3e6, abs=0.05e6)
         assert sum(p.numel() for p in model.parameters()) == pytest.approx(274.5e6, abs=0.1e6)
         features = model.prompts(torch.zeros(2, 3, 640, 640))
+        embeddings = model.sam.encode(torch.zeros(2, 3, 256, 256))
+        masks, iou = model.sam.decode_full(embeddings, (SlicePoints.empty(),) * 2, features=features)
     assert features.sparse is not None
     assert features.dense is not None
     assert features.sparse.shape == (2, 1, 256)
     assert features.dense.shape == (2, 256, 16, 16)
+    assert embeddings.shape == (2, 256, 16, 16)
+    assert (masks.shape, iou.shape) == ((2, 3, 64, 64), (2, 3))

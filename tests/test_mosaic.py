@@ -11,13 +11,12 @@ import torch
 from steadysam.detection.boxes import boxes_of_mask
 from steadysam.errors import InputError
 from steadysam.methods.contract import Chance, TrainingCase
+from steadysam.methods.detection_samples import DetectionSamples, detector_images, held_out_samples
 from steadysam.methods.mosaic import (
-    DetectionSamples,
     MosaicConfig,
     Picture,
     Tile,
     compose,
-    detector_images,
     draw_picture,
     jitter,
     moved_boxes,
@@ -153,6 +152,16 @@ def test_a_target_of_specks_only_is_refused():
         DetectionSamples([case], MosaicConfig(image_size=SIZE, min_area=largest + 1), 5)
     assert str(largest) in str(caught.value.seen)
     DetectionSamples([replace(case, masks=np.zeros_like(case.masks))], MosaicConfig(image_size=SIZE), 5)
+
+
+def test_validation_cases_that_show_no_object_do_not_judge(caplog):
+    case, config = case_of(), MosaicConfig(image_size=SIZE)
+    largest = int(case.masks.sum((1, 2)).max())
+    assert len(held_out_samples([case], config)) == 6
+    assert caplog.text == ""
+    for cases, least in (([case], largest + 1), ([replace(case, masks=np.zeros_like(case.masks))], 1), ([], 1)):
+        assert len(held_out_samples(cases, config.model_copy(update={"min_area": least}))) == 0
+    assert "no validation case shows a detector an object" in caplog.text
 
 
 def test_nothing_moves_outside_training():

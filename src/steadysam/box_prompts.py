@@ -78,6 +78,13 @@ def detector_of(run: Run, options: DetectOptions = DetectOptions()) -> tuple[Det
             expected="a run of detector or ldfsam",
             fix="train one: steadysam train DATASET --method detector -o RUN",
         )
+    if (generator := getattr(run.settings, "generator", "")) in ("random", "fresh"):
+        raise ConfigError(
+            "DETECTOR_MISSING",
+            "nobody trained this run's detector to find boxes",
+            seen=f"generator = {generator!r}",
+            expected="a run with generator student or teacher",
+        )
     changes = {"confidence": options.confidence, "overlap": options.overlap}
     if (least := options.confidence) is not None and not LOWEST_SCORE <= least < 1:
         expected = f"from {LOWEST_SCORE} to less than 1"

@@ -85,7 +85,8 @@ def train_stage(
     settings = stage.settings
     parameters = select_trainable(model, stage)
     training = stage.samples(model, cases[0], cache)
-    validation = (stage.samples(model, cases[1], cache) if cases[1] else None) or None  # or none that it can use
+    of_validation = stage.validation_samples or stage.samples
+    validation = (of_validation(model, cases[1], cache) if cases[1] else None) or None  # or none that it can use
     work = make_optimisation(stage, parameters, stage_buffers(model, stage))
     state = _resume(run_folder / "checkpoints", stage.name, work, accelerator.device)
     step_module, work.optimizer = accelerator.prepare(StageStep(model, stage), work.optimizer)

@@ -24,7 +24,6 @@ Region = Literal["diou", "all_neg"]
 
 PRIOR_SIDE = 8  # strides; the side of the square that stands for a location
 NEAREST = 9  # priors per level among which a truth's threshold is found (ATSS, Zhang et al., CVPR 2020)
-NEGATIVES_SHARE = 0.25  # of `all_neg`: the factor of the authors' code for detectors without anchors
 
 
 def edge_kl(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -92,7 +91,7 @@ def localization_distillation(
 
     `main`: over the assignment's foreground, weighted by the target scores. `vlr`: over the valuable region without
     the foreground, weighted by the prior's IoU with its best truth ("diou"), or over all other locations of images
-    with a truth, weighted by a quarter of the student's own best class probability ("all_neg"). An image without a
+    with a truth, weighted by the student's own best class probability ("all_neg"). An image without a
     truth adds nothing to either; both are then zero, with a zero gradient.
 
     Args:
@@ -137,7 +136,7 @@ def _near(student: Predictions, assignment: Assignment, truth: Truth, gamma: flo
 def _negatives(student: Predictions, assignment: Assignment, truth: Truth) -> tuple[Tensor, Tensor]:
     filled = torch.tensor([len(boxes) > 0 for boxes, _ in truth], device=student.scores.device)
     best = student.scores.detach().float().sigmoid().amax(dim=-1)
-    return ~assignment.foreground & filled[:, None], NEGATIVES_SHARE * best
+    return ~assignment.foreground & filled[:, None], best
 
 
 def classification_distillation(

@@ -188,6 +188,7 @@ class Stage:
         fixed_statistics: batch norm layers stay in eval mode, all or those that a pattern of module names fits: they
             use their statistics and do not change them.
         needs_validation: only the validation losses can tell a good epoch; without them the last one is taken.
+        validation_samples: makes the validation material where it differs; of length 0 if its cases cannot judge.
     """
 
     name: str
@@ -200,6 +201,7 @@ class Stage:
     final_rate: float = 0.01
     fixed_statistics: bool | tuple[str, ...] = False
     needs_validation: bool = False
+    validation_samples: Callable[[nn.Module, Sequence[TrainingCase], EmbeddingCache], Samples] | None = None
 
 
 class Method(Protocol):

@@ -26,7 +26,8 @@ from steadysam.detection.table import Size
 from steadysam.detection.yolo import Detector, Predictions
 from steadysam.errors import ConfigError
 from steadysam.methods.contract import Batch, Stage, StageSettings
-from steadysam.methods.mosaic import DetectionSamples, MosaicConfig, detector_images
+from steadysam.methods.detection_samples import DetectionSamples, detector_images, held_out_samples
+from steadysam.methods.mosaic import MosaicConfig
 from steadysam.types import Frame, SliceStack
 
 __all__ = ["DetectionSamples", "DetectorConfig", "FoundBoxes", "detect_stack", "detector_images", "detector_stages"]
@@ -65,10 +66,11 @@ class DetectorConfig(MosaicConfig):
         teacher: size of the teacher; "" is none, and there is one stage less.
         distill: what the student takes from the teacher: nothing, the class scores at its positive locations (`kd`),
             the edges there (`ld_main`), or the edges there and in the valuable region around (`ld`).
-        region: the valuable region by DIoU of square priors, as in the paper, or all negative locations.
+        region: the valuable region by DIoU of square priors, as in the paper, or all negative locations, as the authors
+            of LD advise for detectors without anchors.
         temperature, kd_temperature: of edges and of class scores.
         gamma: lower bound of the region, as a share of its upper one.
-        main_gain, vlr_gain, kd_gain: weights of the terms.
+        main_gain, vlr_gain, kd_gain: weights of the terms; LD's code, too, has a quarter for both kinds of region.
         box, cls, dfl: weights of YOLOv8's losses.
         top_k, alpha, beta: of the task-aligned assigner.
         ema: decay of averaged weights.
@@ -155,6 +157,7 @@ def _stage(name: str, attribute: str, config: DetectorConfig, settings: StageSet
         name=name,
         trainable=(f"{attribute}.*",),
         samples=lambda model, cases, cache: DetectionSamples(cases, config, settings.epochs),
+        validation_samples=lambda model, cases, cache: held_out_samples(cases, config),
         losses=lambda model, batch: detector_losses(
             _part(model, attribute), batch, config, _part(model, taught_by) if taught_by else None
         ),
