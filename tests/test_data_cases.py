@@ -14,6 +14,7 @@ from steadysam.data.cases import Dataset, check_pair, check_values, image_cases,
 from steadysam.data.slices import fit_masks, prepare_stack, unfit_masks
 from steadysam.data.volumes import read_grid, read_label_map, read_volume, select_label
 from steadysam.errors import SteadyError
+from steadysam.files import read_json, write_json
 from steadysam.types import Grid, Preprocess
 
 LABELS = {"background": 0, "RV": 1, "MYO": 2, "LV": 3}
@@ -193,6 +194,58 @@ def test_images_of_a_plain_folder(tmp_path: Path) -> None:
     assert [name for name, _ in image_cases(numbered)] == ["A", "B", "C"]
     assert [path.name for _, path in image_cases(numbered, channel=1)] == ["A_0001.nii.gz"]
     assert code_of(lambda: image_cases(numbered, channel=2)) == "DATA_EMPTY"
+
+
+def names_of(folder: Path, *names: str) -> list[str]:
+    folder.mkdir()
+    for name in names:
+        (folder / name).touch()
+    return [name for name, _ in image_cases(folder)]
+
+
+def test_frames_of_a_video_are_cases_and_no_channels(tmp_path: Path) -> None:
+    frames = [f"frame_{n:04d}.jpg" for n in range(4)]
+    assert names_of(tmp_path / "from 0", *frames) == ["frame_0000", "frame_0001", "frame_0002", "frame_0003"]
+    assert names_of(tmp_path / "from 1", *frames[1:]) == ["frame_0001", "frame_0002", "frame_0003"]
+    assert names_of(tmp_path / "volumes", "p_0007.nii.gz", "p_0008.nii.gz") == ["p_0007", "p_0008"]
+
+
+def test_no_image_vanishes_beside_a_numbered_one(tmp_path: Path) -> None:
+    assert names_of(tmp_path / "mixed", "a.jpg", "b_0000.jpg") == ["a", "b"]
+    assert names_of(tmp_path / "alike", "b.jpg", "b_0000.jpg") == ["b", "b_0000"]
+    assert names_of(tmp_path / "nnU-Net", "a_0000.png", "b_0000.png") == ["a", "b"]
+    assert names_of(tmp_path / "one channel", "a_0001.nii.gz", "b_0001.nii.gz") == ["a", "b"]
+
+
+def test_other_channels_are_left_out_aloud(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    numbered = raw(tmp_path / "set")
+    (numbered / "imagesTr" / "A_0001.nii.gz").touch()
+    for read in (lambda: image_cases(numbered / "imagesTr"), lambda: read_dataset(numbered)):
+        caplog.clear()
+        read()
+        assert "imagesTr: channel 0 is taken, 1 files of other channels are not" in caplog.text
+    with pytest.raises(SteadyError, match="no image of channel 2"):
+        image_cases(numbered / "imagesTr", channel=2)
+
+
+def test_unpaired_files_say_which_endings_are_there(tmp_path: Path) -> None:
+    folder = raw(tmp_path / "set")
+    for path in (folder / "labelsTr").iterdir():
+        path.rename(path.with_name(path.name.removesuffix(".nii.gz") + ".png"))
+    with pytest.raises(SteadyError, match="DATA_PAIRS") as caught:
+        read_dataset(folder)
+    said = str(caught.value)
+    assert "expected imagesTr/NAME_0000.nii.gz with labelsTr/NAME.nii.gz" in said
+    assert "in imagesTr 3 x .nii.gz; in labelsTr 3 x .png" in said
+    assert "label_file_ending" in said
+
+
+def test_the_name_of_a_channel(tmp_path: Path) -> None:
+    data = read_dataset(raw(tmp_path / "set"))
+    assert data.channel_name(7) == ""
+    for names, expected in (({"0": "CT"}, "CT"), ("MRI", "MRI"), (None, "")):
+        write_json(data.folder / "dataset.json", {**read_json(data.folder / "dataset.json"), "channel_names": names})
+        assert read_dataset(data.folder).channel_name(0) == expected
 
 
 @pytest.mark.real_data

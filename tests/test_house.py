@@ -39,6 +39,7 @@ FLOORS = {
             "training",
             "segmenting",
             "prediction",
+            "jobs",
         ),
         4,
     ),

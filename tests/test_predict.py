@@ -15,7 +15,8 @@ from steadysam.errors import BatchError, InputError
 from steadysam.evaluate import evaluate_folder
 from steadysam.files import read_json, sha256_file
 from steadysam.geometry import grids_agree, voxel_to_ras
-from steadysam.prediction import PredictOptions, find_jobs, predict
+from steadysam.jobs import find_jobs, jobs_of_part
+from steadysam.prediction import PredictOptions, predict
 from steadysam.prompts.files import read_prompts, write_prompts
 from steadysam.runs import load_run, versions
 from steadysam.types import Grid, Prompts
@@ -121,6 +122,34 @@ def test_empty_masks_are_told_of(toy_run, folders, tmp_path, caplog):
     images, prompts = folders
     predict(load_run(toy_run, "cpu", tau=1.0, empty="empty_mask"), find_jobs(images, prompts), tmp_path / "out")
     assert "3 of 3 masks are empty" in caplog.text
+
+
+def test_images_of_training_are_told_of_and_can_be_left_out(run, toy_dataset, tmp_path, caplog):
+    split = run.record["data"]["split"]
+    jobs = find_jobs(toy_dataset / "imagesTr", run.folder / "prompts")
+    record = read_json(predict(run, jobs, tmp_path / "out"))
+    parts = {case["case"]: case["part"] for case in record["cases"]}
+    assert parts == {**dict.fromkeys(split["train"], "train"), **dict.fromkeys(split["val"], "val")}
+    counts = f"{len(split['train'])} of 5 images trained this run and {len(split['val'])} chose its epochs"
+    assert counts in caplog.text
+    evaluation = evaluate_folder(tmp_path / "out", toy_dataset / "labelsTr")
+    assert set(evaluation.trained) == set(parts)
+    assert [job.name for job in jobs_of_part(run, jobs, "val")] == split["val"]
+    with pytest.raises(InputError, match="PREDICT_PART.*'test'"):
+        jobs_of_part(run, jobs, "test")
+
+
+def test_an_image_is_known_by_its_content(run, folders, toy_dataset, tmp_path, caplog):
+    images, prompts = folders
+    shutil.copy(toy_dataset / "imagesTr" / "toy_0_0000.nii.gz", images / "d_0000.nii.gz")
+    shutil.copy(run.folder / "prompts" / "toy_0.json", prompts / "d.json")
+    record = read_json(predict(run, find_jobs(images, prompts), tmp_path / "out"))
+    parts = {case["case"]: case["part"] for case in record["cases"]}
+    assert parts.pop("d") in ("train", "val")
+    assert set(parts.values()) == {None}
+    caplog.clear()
+    record = read_json(predict(run, find_jobs(images / "a_0000.nii.gz", prompts / "a.json"), tmp_path / "new"))
+    assert "trained this run" not in caplog.text
 
 
 def test_audits_say_what_became_of_every_prompt(run, folders, tmp_path):

@@ -151,6 +151,8 @@ def test_other_image_none_and_negatives(grid):
     assert codes(check(named, grid, image_name="b.nii")) == ["PROMPT_IMAGE_NAME"]
     assert codes(check(named, grid, image_name="a.nii")) == []
     assert codes(check(Prompts(), grid)) == ["PROMPT_NONE"]
+    assert check(Prompts(), grid).findings[0].severity == "error"
+    assert check(Prompts(history=({"step": "detect"},)), grid).findings[0].severity == "info"
     only = placed([middle], grid)
     negative = replace(only, points=(replace(only.points[0], sign="negative"),))
     assert codes(check(negative, grid)) == ["PROMPT_NO_POSITIVE"]

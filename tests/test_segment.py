@@ -137,6 +137,18 @@ def test_no_prompts_at_all(run):
     assert error.value.exit_code == 4
 
 
+def test_a_detector_that_found_nothing_gives_an_empty_mask(run):
+    grid = GRIDS["plain"]
+    result = segment(run, make_volume(grid), Prompts(history=({"step": "detect"},)))
+    assert not result.mask.array.any()
+    assert result.mask.array.shape == grid.shape
+    assert result.probability.shape == (grid.depth, result.frame.size, result.frame.size)
+    assert result.notes == {"foreground_voxels": 0, "detector_found_nothing": True}
+    other = Prompts(history=({"step": "detect"},), image=ImageRef("other", (9, 13, 6)))
+    with pytest.raises(InputError, match="PROMPT_WRONG_IMAGE"):
+        segment(run, make_volume(grid), other)
+
+
 def test_only_negative_prompts(run):
     grid = GRIDS["plain"]
     prompts = Prompts((click("n", (3, 3), 1, grid, sign="negative"),))

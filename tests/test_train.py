@@ -1,6 +1,7 @@
 """The loop: trained sets, resuming after a kill with the same bytes, run folders, configuration faults."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,13 +17,14 @@ from steadysam import loop, training
 from steadysam.checkpoints import newest_step
 from steadysam.config import ComputeConfig, apply_settings, make_config, read_config, to_toml
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, InputError, OutputError, ResourceError
-from steadysam.files import read_json, sha256_file, write_text
+from steadysam.files import read_json, sha256_file, write_json, write_text
 from steadysam.loop import batches
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Chance, StageSettings
 from steadysam.runs import build_model, choose_device, load_run
 from steadysam.trainable import select_trainable
 from steadysam.training import train
+from steadysam.training_data import load_training_data
 
 
 @pytest.fixture(scope="module")
@@ -232,6 +234,8 @@ def test_the_loss_must_be_finite(toy_values, tmp_path):
         ("method.tua=0.4", "CONFIG_UNKNOWN_KEY", "'tau'"),
         ("method.stage1.epoch=4", "CONFIG_UNKNOWN_KEY", "'epochs'"),
         ("dataa.label=x", "CONFIG_UNKNOWN_KEY", "'data'"),
+        ("method.features.image_size=64", "CONFIG_UNKNOWN_KEY", "detector"),
+        ("method.features.detector.sice=n", "CONFIG_UNKNOWN_KEY", "'size'"),
         ("method.tau=2", "CONFIG_VALUE", "tau"),
         ("method.n=-1", "CONFIG_VALUE", "n"),
         ("method.psc=sideways", "CONFIG_VALUE", "psc"),
@@ -332,6 +336,23 @@ def test_empty_data_set_and_unknown_label(toy_values, tmp_path):
         train(make_config(values), tmp_path / "run")
     with pytest.raises(InputError, match="blob"):
         train(make_config(apply_settings(toy_values, ["data.label=liver"])), tmp_path / "run2")
+
+
+def test_what_the_target_is_and_how_ct_is_windowed_are_told(toy_values, toy_dataset, tmp_path, caplog):
+    caplog.set_level("INFO", "steadysam")
+    load_training_data(make_config(toy_values), None)
+    assert "4 training, 1 validation and 1 test cases" in caplog.text
+    assert "WARNING" not in caplog.text
+    shutil.copytree(toy_dataset, tmp_path / "ct")
+    info = {**read_json(toy_dataset / "dataset.json"), "channel_names": {"0": "CT"}}
+    write_json(tmp_path / "ct" / "dataset.json", {**info, "labels": {"background": 0, "blob": 1, "vein": 2}})
+    values = apply_settings(toy_values, [f'data.dataset="{tmp_path / "ct"}"', "data.label=all"])
+    load_training_data(make_config(values), None)
+    assert "the union of all labels (blob, vein)" in caplog.text
+    assert "CT is windowed by percentiles" in caplog.text
+    caplog.clear()
+    load_training_data(make_config(apply_settings(values, ["preprocess.window=ct:400,40", "data.label=blob"])), None)
+    assert "WARNING" not in caplog.text
 
 
 @pytest.mark.slow

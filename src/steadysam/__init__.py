@@ -18,7 +18,8 @@ if TYPE_CHECKING:
     from steadysam.embeddings import EmbeddingCache
     from steadysam.errors import SteadyError
     from steadysam.evaluate import evaluate_folder
-    from steadysam.prediction import find_jobs, predict
+    from steadysam.jobs import find_jobs
+    from steadysam.prediction import predict
     from steadysam.prompts.files import read_prompts, write_prompts
     from steadysam.runs import Run, load_run
     from steadysam.segmenting import Result, segment
@@ -39,7 +40,7 @@ _HOME = {
     "SteadyError": "steadysam.errors",
     "Volume": "steadysam.types",
     "evaluate_folder": "steadysam.evaluate",
-    "find_jobs": "steadysam.prediction",
+    "find_jobs": "steadysam.jobs",
     "load_run": "steadysam.runs",
     "make_config": "steadysam.config",
     "predict": "steadysam.prediction",

@@ -21,8 +21,9 @@ from steadysam.errors import InputError, SteadyError
 from steadysam.evaluate import mask_files
 from steadysam.files import sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import describe_grid
+from steadysam.jobs import Job
 from steadysam.locks import alone_in
-from steadysam.prediction import Job, report_failures
+from steadysam.prediction import report_failures
 from steadysam.prompts.files import write_prompts
 from steadysam.prompts.sets import set_hash
 from steadysam.runs import Run, versions

@@ -266,4 +266,5 @@ def _keys_at(kind: Any, path: Sequence[Any]) -> list[str]:
     """The keys of the table at `path` below a configuration class."""
     for part in path:
         kind = kind.model_fields[part].annotation
+        kind = next((one for one in get_args(kind) if hasattr(one, "model_fields")), kind)  # a table that may be None
     return sorted(kind.model_fields)

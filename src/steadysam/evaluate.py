@@ -15,7 +15,7 @@ from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.files import read_json, sha256_file
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.metrics import CaseScores, slice_scores, volume_scores
-from steadysam.provenance import mask_hashes, slice_axes
+from steadysam.provenance import mask_hashes, slice_axes, training_cases
 from steadysam.types import Grid, stack_slices
 
 COMBINED_FILE = "combined.json"  # beside label maps
@@ -68,6 +68,7 @@ class Evaluation:
         failures: case name -> error, for cases that could not be scored.
         record: content of the predictions' `run.json`, {} if there is none.
         changed: cases whose mask is not the one that `run.json` describes.
+        trained: scored cases whose image trained or validated the run, by `run.json`.
         foreign: cases of which `run.json`, where it lists any, says nothing: masks of another run or tool.
     """
 
@@ -77,6 +78,7 @@ class Evaluation:
     failures: Mapping[str, SteadyError] = field(default_factory=dict)
     record: Mapping[str, Any] = field(default_factory=dict)
     changed: tuple[str, ...] = ()
+    trained: tuple[str, ...] = ()
     foreign: tuple[str, ...] = ()
 
     def problem(self) -> BatchError | None:
@@ -155,6 +157,7 @@ def evaluate_folder(
         missing_labels=tuple(sorted(preds.keys() - labels.keys())),
         failures=failures,
         record=record,
+        trained=tuple(name for name in common if name in training_cases(record)),
         changed=tuple(name for name, sha in hashes.items() if _differs(preds.get(name), sha)),
         foreign=tuple(name for name in common if hashes and name not in hashes),
     )

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from steadysam.audit import write_audit
-from steadysam.data.cases import image_cases
 from steadysam.data.slices import channels_of
 from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask
 from steadysam.embeddings import EmbeddingCache
@@ -19,26 +18,17 @@ from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.evaluate import listed, read_record
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
+from steadysam.jobs import Job
 from steadysam.locks import alone_in
 from steadysam.methods.contract import traits_of
 from steadysam.prompts.files import read_prompts
-from steadysam.prompts.sets import SET_FILE, find_prompt_file, read_set, set_hash
+from steadysam.prompts.sets import SET_FILE, read_set, set_hash
 from steadysam.provenance import mask_hashes
 from steadysam.runs import Run, versions
 from steadysam.segmenting import segment
 from steadysam.types import Mask, Prompts, Volume
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Job:
-    """One case to segment: files in, name of the outputs; `coarse` is a mask to be refined."""
-
-    name: str
-    image: Path
-    prompts: Path | None = None
-    coarse: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -56,42 +46,6 @@ class PredictOptions:
     outside: Outside = "error"
     channel: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
-
-
-def find_jobs(
-    image: str | Path, prompts: str | Path | None = None, channel: int = 0, coarse: str | Path | None = None
-) -> list[Job]:
-    """Pair images with prompt files and coarse masks: a file with a file, the cases of a folder with a folder of them.
-
-    A case that lacks what its method needs is a job that fails alone.
-
-    Raises:
-        InputError: `FILE_MISSING`, `DATA_EMPTY`, `PROMPT_CASE_UNKNOWN` (a folder of images needs a folder of prompts).
-    """
-    image = Path(image)
-    prompts, coarse = (None if path is None else Path(path) for path in (prompts, coarse))
-    for path in (image, prompts, coarse):
-        if path is not None and not path.exists():
-            raise InputError("FILE_MISSING", "no such file or folder", file=path, fix="check the path")
-    cases = image_cases(image, channel)
-    for flag, given, what in (("--prompts", prompts, "prompt files"), ("--coarse", coarse, "masks")):
-        if given is not None and image.is_dir() and not given.is_dir():
-            raise InputError(
-                "PROMPT_CASE_UNKNOWN",
-                f"a folder of images needs a folder of {what} named like the cases",
-                file=given,
-                fix=f"pass the folder with {flag}",
-            )
-    masks = dict(image_cases(coarse, channel)) if coarse is not None and coarse.is_dir() else {}
-    return [
-        Job(
-            name,
-            path,
-            find_prompt_file(prompts, name) if prompts is not None and prompts.is_dir() else prompts,
-            masks.get(name) if masks else coarse,
-        )
-        for name, path in cases
-    ]
 
 
 def predict(
@@ -158,6 +112,7 @@ def _predict(
     }
     path = write_json(output / "run.json", record)
     _warn(output, cases, before, run.record["data"].get("image_channels"))
+    _warn_of_training(cases)
     report_failures(output, failures, len(jobs))
     return path
 
@@ -199,6 +154,23 @@ def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], tr
         logger.warning("%s still holds masks of an earlier call: %s", output, listed(left, 5))
 
 
+def _warn_of_training(cases: Sequence[Mapping[str, Any]]) -> None:
+    counts = [sum(case["part"] == part for case in cases) for part in ("train", "val")]
+    if any(counts):
+        said = "%d of %d images trained this run and %d chose its epochs: their scores say little of new images"
+        logger.warning(said, counts[0], len(cases), counts[1])
+
+
+def _part_of(run: Run, sha256: str) -> str | None:
+    """`train` or `val` for an image that made this run, by its content."""
+    data = run.record["data"]
+    hashes = data.get("image_hashes", {})
+    for part in ("train", "val"):
+        if any(hashes.get(name) == sha256 for name in data.get("split", {}).get(part, ())):
+            return part
+    return None
+
+
 def _predict_case(
     run: Run, job: Job, output: Path, options: PredictOptions, cache: EmbeddingCache | None
 ) -> dict[str, Any]:
@@ -227,6 +199,7 @@ def _predict_case(
     return {
         "case": job.name,
         "image": {"file": job.image.name, "sha256": volume.sha256, "grid": describe_grid(volume.grid)},
+        "part": _part_of(run, volume.sha256),
         "slice_axis": volume.grid.slice_axis,
         "image_channels": channels_of(volume.array),
         "coarse": _named_file(job.coarse if traits.coarse else None),

@@ -79,6 +79,11 @@ def mask_hashes(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def training_cases(record: Mapping[str, Any]) -> set[str]:
+    """The cases whose image trained or validated the run that segmented it, where the record says so."""
+    return {case["case"] for case in _cases(record) if case.get("part") in ("train", "val") and "case" in case}
+
+
 def _cases(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     cases = record.get("cases")
     for case in cases if isinstance(cases, list) else ():

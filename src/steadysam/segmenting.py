@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from steadysam.audit import decisions_to_slice
 from steadysam.data.cases import check_pair
-from steadysam.data.slices import detail_images, fit_masks, prepare_stack, unfit_masks
+from steadysam.data.slices import detail_images, fit_masks, frame_of, prepare_stack, unfit_masks
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import ConfigError, InputError, OutputError
 from steadysam.geometry import (
@@ -23,7 +23,7 @@ from steadysam.geometry import (
     to_slice_points,
 )
 from steadysam.methods.contract import Traits, traits_of
-from steadysam.prompts.files import check_image, require_points
+from steadysam.prompts.files import check_image, found_nothing, require_points
 from steadysam.runs import Run
 from steadysam.types import Decision, Frame, Grid, Mask, Prompts, SlicePoints, Volume
 
@@ -64,7 +64,7 @@ def segment(
     """Segment `volume` (I, J, K) with noisy `prompts` and say what became of each of them.
 
     Args:
-        prompts: `Prompts()` for methods without prompts.
+        prompts: `Prompts()` for methods without prompts. Those of a detector that found nothing give an empty mask.
         cache: embeddings are kept here; None keeps them for this call only.
         outside: what to do with prompts outside the volume: `error`, `drop` or `clip`.
         threshold: the mask is where the probability is larger.
@@ -79,9 +79,11 @@ def segment(
     """
     traits = traits_of(run.method, run.settings)
     takes_boxes = traits.boxes
-    if traits.prompted and not (takes_boxes and prompts.boxes):
+    if traits.prompted and not (takes_boxes and prompts.boxes) and not found_nothing(prompts):
         require_points(prompts)
     check_image(prompts, volume.grid)
+    if traits.prompted and found_nothing(prompts):
+        return _nothing(run, volume)
     stack = prepare_stack(volume, run.preprocess, detail_size(run))
     if detail is not None:
         stack = replace(stack, detail=_foreign_detail(run, detail, stack.depth))
@@ -99,6 +101,15 @@ def segment(
     back = to_slice_points(found.points, stack.frame)
     notes = {"foreground_voxels": int(mask.array.sum()), **found.notes}
     return Result(mask, decisions, back, found.probability, found.saliency, stack.frame, notes)
+
+
+def _nothing(run: Run, volume: Volume) -> Result:
+    """An empty mask, without a look at the image."""
+    frame, depth = frame_of(volume, run.preprocess), volume.grid.depth
+    mask = Mask(np.zeros(volume.grid.shape, bool), volume.grid)
+    probability = np.zeros((depth, frame.size, frame.size), np.float32)
+    notes = {"foreground_voxels": 0, "detector_found_nothing": True}
+    return Result(mask, (), (SlicePoints.empty(),) * depth, probability, None, frame, notes)
 
 
 def detail_size(run: Run) -> int:

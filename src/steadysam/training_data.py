@@ -59,6 +59,7 @@ def load_training_data(
     """
     dataset = read_dataset(config.data.dataset, channel=config.data.channel)
     values = resolve_label(dataset, config.data.label)
+    _tell_of_defaults(config, dataset, values)
     split = split_of(config, dataset)
     refuse_byte_leaks(split)
     chosen = [*split.train, *split.val]
@@ -67,6 +68,7 @@ def load_training_data(
     prompts: dict[str, Prompts] = {}
     cases: dict[str, TrainingCase] = {}
     hashes: dict[str, str] = {}
+    images: dict[str, str] = {}
     axes: set[int] = set()
     for case in track(chosen):
         volume, mask = read_case(case, values, slice_axis_of(config, dataset), dataset)
@@ -81,10 +83,12 @@ def load_training_data(
         redraw = partial(_redraw, config, mask) if prompted and not folder else None
         cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name], redraw, spill)
         hashes[case.name] = content_key(volume.sha256, np.packbits(mask.array))
+        images[case.name] = volume.sha256
     _refuse_empty(config.data.label, [cases[case.name] for case in split.train])
     if split.val and not any(cases[case.name].masks.any() for case in split.val):
         logger.warning("no validation case has a voxel of label %r: they can't tell good epochs", config.data.label)
-    logger.info("%d training and %d validation cases (%s)", len(split.train), len(split.val), split.rule)
+    counts = len(split.train), len(split.val), len(split.test)
+    logger.info("%d training, %d validation and %d test cases (%s)", *counts, split.rule)
     logger.info("slices across array axis %s", " and ".join(map(str, sorted(axes))))
     meta = _prompt_meta(config, prompt_files(config, dataset, "Tr")) if prompted else {"origin": "none"}
     frozen = {"meta": meta, "sources": sorted({source for p in prompts.values() for source in p.sources})}
@@ -103,11 +107,21 @@ def load_training_data(
             "test": [case.name for case in split.test],
         },
         "data_hashes": hashes,
+        "image_hashes": images,
         "prompts": frozen,
     }
     return TrainingData(
         tuple(cases[case.name] for case in split.train), tuple(cases[case.name] for case in split.val), record
     )
+
+
+def _tell_of_defaults(config: RunConfig, dataset: Dataset, values: Sequence[int]) -> None:
+    """Defaults that a user of this data set may not want."""
+    if config.data.label == "all" and len(values) > 1:
+        union = ", ".join(name for name, value in dataset.labels.items() if value in values)
+        logger.warning("the target is the union of all labels (%s): --label NAME takes one of them", union)
+    if dataset.channel_name(config.data.channel).upper() == "CT" and config.preprocess.window == "percentile":
+        logger.warning("CT is windowed by percentiles: --set preprocess.window=ct:400,40 takes HU (width, level)")
 
 
 def _refuse_empty(label: str, cases: Sequence[TrainingCase]) -> None:

@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from steadysam.errors import UsageError
 
 if TYPE_CHECKING:
-    from steadysam.prediction import Job
+    from steadysam.jobs import Job
 
 log = logging.getLogger(__name__)
 _PICTURED = 12  # cases in the contact sheet
@@ -79,8 +79,8 @@ def detect(
     from steadysam.box_files import Truth, detect_files
     from steadysam.box_prompts import DetectOptions
     from steadysam.cli.prompts_io import label_values
+    from steadysam.jobs import find_jobs
     from steadysam.logs import progress_bar
-    from steadysam.prediction import find_jobs
     from steadysam.runs import load_run
     from steadysam.training import computing
 

@@ -121,6 +121,9 @@ def evaluate(
     _require_cases(evaluation)
     if doubtful := len(evaluation.changed) + len(evaluation.foreign):
         log.warning("%d of %d masks are not those of %s", doubtful, len(evaluation.cases), predictions / "run.json")
+    if evaluation.trained:
+        counts = len(evaluation.trained), len(evaluation.cases)
+        log.warning("%d of %d images trained or validated the run: their scores say little of new images", *counts)
     owner = _patients(patients, target, evaluation.cases)
     source = provenance_of(evaluation.record)
     summary = summarise(evaluation.cases, owner, provenance=source, size=size, seed=seed)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Parameter
 
 if TYPE_CHECKING:
-    from steadysam.prediction import Job
+    from steadysam.jobs import Job
 
 log = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ def predict(
     outside: Literal["error", "drop", "clip"] = "error",
     slice_axis: int | None = None,
     channel: int = 0,
+    part: Literal["train", "val", "test"] | None = None,
     threads: int = 0,
     cache: str = "auto",
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
@@ -46,6 +47,10 @@ def predict(
     Without training, with the model in the package; points and boxes are obeyed as they are:
 
         steadysam predict -i case.nii.gz --prompts clicks.mrk.json -m steadysam-tiny -o out
+
+    Where a data set has no imagesTs, training held a part of imagesTr back:
+
+        steadysam predict -i imagesTr --part test -m runs/polyp -o out
 
     A run of a method without prompts, such as unet, needs none; sam_refiner wants masks to refine instead:
 
@@ -79,6 +84,8 @@ def predict(
         Axis across which slices are cut (0, 1, 2); default: what training was told, else the largest spacing.
     channel
         Channel number in the names of a folder's files.
+    part
+        Only cases of this part of the split that the run was trained with: test is what it has never seen.
     threads
         CPU threads; 0 as torch chooses. The same number gives the same bytes.
     cache
@@ -91,8 +98,9 @@ def predict(
     from steadysam.cachefolder import cache_folder
     from steadysam.config import apply_settings
     from steadysam.embeddings import EmbeddingCache
+    from steadysam.jobs import find_jobs, jobs_of_part
     from steadysam.logs import progress_bar
-    from steadysam.prediction import PredictOptions, find_jobs
+    from steadysam.prediction import PredictOptions
     from steadysam.prediction import predict as run_prediction
     from steadysam.runs import load_run, zero_shot_run
     from steadysam.training import computing
@@ -118,5 +126,6 @@ def predict(
                 bar.advance(task)
 
         jobs = find_jobs(input_, prompts, channel, coarse)
+        jobs = jobs if part is None else jobs_of_part(run, jobs, part)
         record = run_prediction(run, jobs, output, options, cache=EmbeddingCache(cache_folder(cache)), track=track)
     log.info("%d case(s) written; record: %s", len(jobs), record)

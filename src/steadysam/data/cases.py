@@ -51,6 +51,7 @@ class Dataset:
         regions: names that stand for several values (nnU-Net's region-based labels).
         cases: sorted by part and name.
         slice_axis: of `dataset.json`, if it says so.
+        channel_names: of `dataset.json`, by number, such as "CT".
     """
 
     name: str
@@ -59,6 +60,11 @@ class Dataset:
     cases: tuple[Case, ...]
     regions: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
     slice_axis: int | None = None
+    channel_names: Mapping[str, str] = field(default_factory=dict)
+
+    def channel_name(self, channel: int) -> str:
+        """What a channel is, or "" where nothing says so."""
+        return self.channel_names.get(str(channel), "")
 
     def part(self, part: Part) -> tuple[Case, ...]:
         """The cases of `Tr` or `Ts`."""
@@ -110,6 +116,7 @@ def read_dataset(folder: str | Path, channel: int = 0) -> Dataset:
         tuple(Case(name, patients[name], image, label, part) for name, image, label, part in cases),
         regions,
         info.get("slice_axis"),
+        _channel_names(info),
     )
 
 
@@ -133,7 +140,8 @@ def image_cases(path: str | Path, channel: int = 0) -> list[tuple[str, Path]]:
     except OSError as error:
         raise FileSystemError("FS_READ", f"cannot read: {error.strerror or error}", file=path) from error
     if not cases:
-        raise InputError("DATA_EMPTY", "no image in this folder", file=path, expected=", ".join(SUFFIXES))
+        what = f"no image of channel {channel} in this folder" if channel else "no image in this folder"
+        raise InputError("DATA_EMPTY", what, file=path, expected=", ".join(SUFFIXES))
     _refuse_duplicates(path, [name for name, _ in cases])
     return cases
 
@@ -216,6 +224,14 @@ def _labels(folder: Path, entry: Any) -> tuple[dict[str, int], dict[str, tuple[i
         else:
             raise json_error(folder, f"label {key!r} has no value", value)
     return labels, regions
+
+
+def _channel_names(info: Mapping[str, Any]) -> dict[str, str]:
+    """nnU-Net's `channel_names`, MSD's `modality`."""
+    names = info.get("channel_names") or info.get("modality")
+    if isinstance(names, str):
+        return {"0": names}
+    return {str(key): str(name) for key, name in names.items()} if isinstance(names, Mapping) else {}
 
 
 def _values_of(word: str, foreground: Mapping[str, int], regions: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from steadysam.data.patients import shown
-from steadysam.data.sniff import CHANNEL, SUFFIXES, case_name, case_stem
+from steadysam.data.sniff import CHANNEL, PICTURES, SUFFIXES, case_name, case_stem
 from steadysam.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -25,12 +25,38 @@ Row = tuple[str, Path, Path | None, Part]
 def plain_images(folder: Path, channel: int) -> list[tuple[str, Path]]:
     """(case name, file) of every image in a folder, sorted.
 
-    Where names carry nnU-Net's channel number, only files of `channel` count.
+    Where names carry nnU-Net's channel numbers, only files of `channel` count; it is said how many others there are.
     """
     files = [p for p in sorted(folder.iterdir()) if not p.name.startswith(".") and p.name.lower().endswith(SUFFIXES)]
-    numbered = [path for path in files if re.search(CHANNEL, case_stem(path))]
-    chosen = [path for path in numbered if case_stem(path).endswith(f"_{channel:04d}")] if numbered else files
+    named: dict[str, list[Path]] = {}
+    for path in files:
+        named.setdefault(case_name(path), []).append(path)
+    if not _are_channels(named):
+        return [(case_name(path) if len(named[case_name(path)]) == 1 else case_stem(path), path) for path in files]
+    chosen = [path for path in files if case_stem(path).endswith(f"_{channel:04d}")]
+    if chosen:
+        say_other_channels(folder, channel, len(files) - len(chosen))
     return [(case_name(path), path) for path in chosen]
+
+
+def _are_channels(named: Mapping[str, list[Path]]) -> bool:
+    """Whether the numbers at the ends of the names are nnU-Net's: every file has one, and every case has a 0000.
+
+    A picture holds its colours in one file: several numbers are several pictures, such as the frames of a video.
+    """
+    for paths in named.values():
+        stems = [case_stem(path) for path in paths]
+        if not all(re.search(CHANNEL, stem) for stem in stems) or not any(stem.endswith("_0000") for stem in stems):
+            return False
+        if len(paths) > 1 and any(path.name.lower().endswith(PICTURES) for path in paths):
+            return False
+    return True
+
+
+def say_other_channels(folder: Path, channel: int, others: int) -> None:
+    """Which of several channels is taken."""
+    if others:
+        log.warning("%s: channel %d is taken, %d files of other channels are not", folder, channel, others)
 
 
 def raw_cases(folder: Path, info: Mapping[str, Any], channel: int) -> list[Row]:
@@ -43,15 +69,19 @@ def raw_cases(folder: Path, info: Mapping[str, Any], channel: int) -> list[Row]:
     label_ending = str(info.get("label_file_ending", ending))
     rows: list[Row] = []
     for part in PARTS:
+        files = _files(folder / f"images{part}", ending)
         images = {
             name.removesuffix(f"_{channel:04d}"): path
-            for name, path in _files(folder / f"images{part}", ending).items()
+            for name, path in files.items()
             if name.endswith(f"_{channel:04d}")
         }
+        numbered = sum(re.search(CHANNEL, name) is not None for name in files)
+        say_other_channels(folder / f"images{part}", channel, numbered - len(images))
         labels = _files(folder / f"labels{part}", label_ending)
         # a test part may come without labels, but not with some of them
         unlabelled = [] if part == "Ts" and not labels else [name for name in images if name not in labels]
-        _refuse_unpaired(folder, part, unlabelled, [name for name in labels if name not in images])
+        expected = f"images{part}/NAME_{channel:04d}{ending} with labels{part}/NAME{label_ending}"
+        _refuse_unpaired(folder, part, unlabelled, [name for name in labels if name not in images], expected)
         rows.extend((name, image, labels.get(name), part) for name, image in images.items())
     return rows
 
@@ -101,16 +131,38 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
-def _refuse_unpaired(folder: Path, part: Part, unlabelled: list[str], imageless: list[str]) -> None:
+def _refuse_unpaired(folder: Path, part: Part, unlabelled: list[str], imageless: list[str], expected: str) -> None:
     if unlabelled or imageless:
         what = f"{part}: {len(unlabelled)} images without label, {len(imageless)} labels without image"
-        raise _pairs_error(folder, what, unlabelled + imageless)
+        there = "; ".join(f"in {kind}{part} {_endings(folder / f'{kind}{part}')}" for kind in ("images", "labels"))
+        raise _pairs_error(
+            folder,
+            what,
+            unlabelled + imageless,
+            expected,
+            f"complete the folder or remove the odd files, which end ({there}); "
+            "file_ending and label_file_ending in dataset.json say which endings count",
+        )
 
 
-def _pairs_error(folder: Path, what: str, names: list[str]) -> InputError:
-    return InputError(
-        "DATA_PAIRS", what, file=folder, seen=shown(names), fix="complete the folder or remove the odd files"
-    )
+def _endings(folder: Path) -> str:
+    """How many files of a folder end how."""
+    found: dict[str, int] = {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if not path.name.startswith("."):
+            ending = path.name[len(case_stem(path)) :] or path.suffix or "without"
+            found[ending] = found.get(ending, 0) + 1
+    return ", ".join(f"{count} x {ending}" for ending, count in found.items()) or "nothing"
+
+
+def _pairs_error(
+    folder: Path,
+    what: str,
+    names: list[str],
+    expected: str | None = None,
+    fix: str = "complete the folder or remove the odd files",
+) -> InputError:
+    return InputError("DATA_PAIRS", what, file=folder, seen=shown(names), expected=expected, fix=fix)
 
 
 def json_error(folder: Path, what: str, seen: object = None) -> InputError:

@@ -12,6 +12,7 @@ from steadysam.errors import FileSystemError, InputError
 Kind = Literal["nifti", "nrrd", "meta", "png", "jpeg"]
 
 SUFFIXES = (".nii.gz", ".nii", ".nrrd", ".nhdr", ".mha", ".mhd", ".png", ".jpg", ".jpeg")
+PICTURES = (".png", ".jpg", ".jpeg")
 CHANNEL = r"_00\d\d$"  # nnU-Net; `scan_2023` is a name
 _OTHERS = {
     b"II*\x00": "TIFF",

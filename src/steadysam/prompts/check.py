@@ -20,7 +20,7 @@ from steadysam.geometry import (
     ras_to_voxel,
     voxel_to_ras,
 )
-from steadysam.prompts.files import check_image
+from steadysam.prompts.files import check_image, found_nothing
 from steadysam.types import Grid, Prompts
 
 Severity = Literal["error", "warning", "info"]
@@ -123,7 +123,9 @@ def _other_image(prompts: Prompts, grid: Grid, image_name: str) -> Iterator[Find
 
 
 def _none(prompts: Prompts) -> Iterator[Finding]:
-    if not len(prompts):
+    if found_nothing(prompts):
+        yield Finding("PROMPT_NONE", "info", "a detector found nothing: predict writes an empty mask")
+    elif not len(prompts):
         yield Finding("PROMPT_NONE", "error", "there are no prompts at all")
     elif not prompts.boxes and all(point.sign == "negative" for point in prompts.points):
         yield Finding("PROMPT_NO_POSITIVE", "warning", "all prompts are negative")

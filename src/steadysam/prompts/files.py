@@ -125,6 +125,11 @@ def check_image(prompts: Prompts, grid: Grid, path: str | Path | None = None) ->
         )
 
 
+def found_nothing(prompts: Prompts) -> bool:
+    """Whether these are the prompts of a detector that looked and drew no box: an answer, not an omission."""
+    return not len(prompts) and any(step.get("step") == "detect" for step in prompts.history)
+
+
 def require_points(prompts: Prompts, path: str | Path | None = None) -> Prompts:
     """The same prompts, if there is at least one positive point or a box.
 

@@ -140,6 +140,7 @@ def sections(
     doubts = {
         "Masks that are not those described by run.json: ": evaluation.changed,
         "Masks that run.json does not list, of another run or tool: ": evaluation.foreign,
+        "Images that trained or validated the run, whose scores say little of new images: ": evaluation.trained,
     }
     said = tuple(text + ", ".join(names) for text, names in doubts.items() if names)
     if said:
@@ -197,6 +198,7 @@ def write_evaluation(
         "missing_labels": evaluation.missing_labels,
         "changed_masks": evaluation.changed,
         "foreign_masks": evaluation.foreign,
+        "training_cases": evaluation.trained,
         "failures": {name: error.to_dict() for name, error in evaluation.failures.items()},
         "cases": [row | {"spacing_mm": case.spacing_mm} for row, case in zip(cases, ordered, strict=True)],
     }

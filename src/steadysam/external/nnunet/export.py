@@ -21,7 +21,7 @@ from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
 from steadysam.data.splits import Split, refuse_byte_leaks
 from steadysam.data.volumes import mask_ending, write_volume
 from steadysam.errors import ConfigError, InputError, UsageError
-from steadysam.files import content_key, new_folder, read_json, write_json, write_text
+from steadysam.files import content_key, new_folder, write_json, write_text
 from steadysam.training_data import read_case, slice_axis_of, split_of
 from steadysam.types import Mask, Volume
 
@@ -134,9 +134,10 @@ def _describe(
 ) -> None:
     """`dataset.json`, `splits_final.json` and `patients.csv`."""
     names = {part: [case.name for case in cases] for part, cases in split.parts.items()}
+    name = dataset.channel_name(data.channel) or "image"  # nnU-Net normalises `CT` by one window for all cases
     info = {
         "name": dataset.name,
-        "channel_names": dict(enumerate(_COLOURS)) if channels == 3 else {"0": channel_name(dataset, data.channel)},
+        "channel_names": dict(enumerate(_COLOURS)) if channels == 3 else {"0": name},
         "labels": {"background": 0, target_name(data.label): 1},
         "numTraining": len(names["train"]) + len(names["val"]),
         "numTest": len(names["test"]),
@@ -146,14 +147,6 @@ def _describe(
     write_json(folder / "dataset.json", info)
     write_json(folder / "splits_final.json", [{"train": names["train"], "val": names["val"]}])
     _write_patients(folder / "patients.csv", [case for cases in split.parts.values() for case in cases])
-
-
-def channel_name(dataset: Dataset, channel: int) -> str:
-    """The channel's name, by which nnU-Net chooses its normalisation (`CT`: one window for all cases)."""
-    info = read_json(dataset.folder / "dataset.json")
-    found = info.get("channel_names") or info.get("modality")
-    name = found.get(str(channel)) if isinstance(found, dict) else found if channel == 0 else None
-    return name if isinstance(name, str) and name else "image"
 
 
 def _write_patients(path: Path, cases: Sequence[Case]) -> None:
