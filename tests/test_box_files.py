@@ -32,6 +32,7 @@ def detect(model: Path, images: Path, output: Path) -> list[object]:
 
 def test_a_case_with_truth(run, toy_dataset, tmp_path, capsys):
     words = [*detect(run, toy_dataset / "imagesTs", tmp_path / "out"), "--labels", toy_dataset / "labelsTs"]
+    words += ["--label", "blob"]  # the run's own, by name
     assert steadysam(*words, "-d", "cpu", "--threads", 1) == 0
     assert {"AP50", "AP75", "AP", "toy_5"} <= set(capsys.readouterr().out.split())
     names = {path.name for path in (tmp_path / "out").iterdir()}

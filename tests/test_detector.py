@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.checkpoints import load_into, save_tensors
-from steadysam.config import make_config
+from steadysam.config import make_config, merged, read_config
 from steadysam.detection.average_precision import FoundBoxes
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import ConfigError
@@ -118,6 +118,16 @@ def test_a_run_starts_from_the_teacher_of_another(toy_dataset, taught, tmp_path)
     assert {path.stem for path in (folder / "checkpoints").glob("*.json")} == {"student"}
     weights = load_run(folder, "cpu").model.state_dict()
     assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+
+
+def test_a_start_from_a_run_of_another_size_or_target_is_told_of(toy_dataset, taught, tmp_path, caplog):
+    content = merged(values(toy_dataset, 1, teacher="n"), {"method": {"detector": {"image_size": 96}}})
+    content = merged(content, {"data": {"label": "1"}, "start": {"run": str(taught), "skip": ["teacher"]}})
+    train(make_config(content), tmp_path / "run")
+    theirs = read_config(taught / "config.toml")["method"]["detector"]["image_size"]
+    assert f"was trained with method.detector.image_size = {theirs}, here it is 96" in caplog.text
+    assert "was trained with data.label = blob, here it is 1" in caplog.text
+    assert "data.dataset" not in caplog.text
 
 
 def test_a_setting_of_the_detector_leaves_its_others(taught):

@@ -403,3 +403,10 @@ def test_validation_cases_without_a_slice_of_use(toy_dataset, tmp_path, monkeypa
     monkeypatch.setattr(loop, "_train_epoch", lambda *given: {**train_epoch(*given), "loss": next(told)})
     monkeypatch.setattr(Material, "__len__", lambda self: len(self.rows) if len(self.rows) > 4 else 0)
     assert chosen_epoch(run(toy_dataset, tmp_path / "run")) == 2
+
+
+@pytest.mark.parametrize(("steps", "told"), [(8, False), (9, True)])
+def test_a_warm_up_that_takes_most_of_the_training_is_told_of(caplog, steps, told):
+    settings = StageSettings(epochs=4, batch_size=4, warmup_steps=steps)
+    loop._warn_of_warm_up("masks", settings, 29, 2)  # 4 epochs of 4 steps
+    assert ("stage masks: the rate grows for 9 steps, and there are 16" in caplog.text) == told

@@ -89,7 +89,7 @@ def test_links_and_paths_lead_somewhere(page):
     for target in re.findall(r"\]\(([^)#]+)", text):
         if not target.startswith(("http://", "https://")):
             assert (page.parent / target).exists(), f"{page.name} links to {target}"
-    for path in re.findall(r"`((?:src|tests|benchmarks|docs)/[\w./*-]+)`", text):
+    for path in re.findall(r"`((?:src|tests|benchmarks|docs|examples)/[\w./*-]+)`", text):
         assert list(ROOT.glob(path.rstrip("/"))), f"{page.name} names {path}"
 
 
@@ -101,6 +101,6 @@ def test_the_tree_names_what_is_there():
     there = {path.stem for path in package.iterdir() if path.suffix == ".py" or (path / "__init__.py").is_file()}
     there -= {"__init__", "__main__"}
     inner = {"spd", "sam_tuning", "zero_shot", "conv", "pretrained"}
-    others = inner | {"src", "steadysam", "tests", "test_house", "benchmarks", "docs"}
+    others = inner | {"src", "steadysam", "tests", "test_house", "benchmarks", "docs", "examples"}
     assert named - others <= there
     assert there - named == set(), "add it to the tree of README.md"

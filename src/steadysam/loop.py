@@ -6,6 +6,7 @@ and a resumed run ends with the same bytes as one that was never stopped (CPU, s
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,8 @@ from steadysam.logs import EpochBar, TrainingLog
 from steadysam.methods.contract import Batch, Chance, Samples, Stage, StageSettings, TrainingCase
 from steadysam.optimisation import Optimisation, make_optimisation, set_rate
 from steadysam.trainable import select_trainable, stage_buffers
+
+logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 20  # with short epochs of large networks, checkpoints would take as long as the training
 
@@ -87,6 +90,7 @@ def train_stage(
     training = stage.samples(model, cases[0], cache)
     of_validation = stage.validation_samples or stage.samples
     validation = (of_validation(model, cases[1], cache) if cases[1] else None) or None  # or none that it can use
+    _warn_of_warm_up(stage.name, settings, len(training), accelerator.num_processes)
     work = make_optimisation(stage, parameters, stage_buffers(model, stage))
     state = _resume(run_folder / "checkpoints", stage.name, work, accelerator.device)
     step_module, work.optimizer = accelerator.prepare(StageStep(model, stage), work.optimizer)
@@ -120,6 +124,13 @@ def train_stage(
     model.eval().requires_grad_(False)
     accelerator.free_memory()
     return state
+
+
+def _warn_of_warm_up(name: str, settings: StageSettings, slices: int, world: int) -> None:
+    steps = settings.epochs * math.ceil(slices / (settings.batch_size * world))
+    if settings.warmup_steps > steps / 2:
+        said = "stage %s: the rate grows for %d steps, and there are %d: lower warmup_steps, or raise epochs"
+        logger.warning(said, name, settings.warmup_steps, steps)
 
 
 def batches(

@@ -53,7 +53,7 @@ class Result:
 def segment(
     run: Run,
     volume: Volume,
-    prompts: Prompts,
+    prompts: Prompts = Prompts(),
     *,
     cache: EmbeddingCache | None = None,
     outside: Outside = "error",
@@ -64,7 +64,7 @@ def segment(
     """Segment `volume` (I, J, K) with noisy `prompts` and say what became of each of them.
 
     Args:
-        prompts: `Prompts()` for methods without prompts. Those of a detector that found nothing give an empty mask.
+        prompts: none for methods without prompts. Those of a detector that found nothing give an empty mask.
         cache: embeddings are kept here; None keeps them for this call only.
         outside: what to do with prompts outside the volume: `error`, `drop` or `clip`.
         threshold: the mask is where the probability is larger.

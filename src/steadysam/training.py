@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -209,6 +209,7 @@ def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...], 
     record = read_record(other)
     if record.get("status") != "finished" and not config.start.skip:
         raise CheckpointError("RUN_UNFINISHED", "the run to start from has not finished", file=other)
+    _warn_of_other_start(config, other)
     for name in config.start.skip or ("",):
         path = _stage_file(other, name) if name else other / "weights.safetensors"
         load_into(model, read_safetensors(path), file=path, strict=False)
@@ -216,6 +217,23 @@ def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...], 
         seen = read_record(maker).get("data", {})  # an unfinished run, which may have the stage, does not say
         if seen.get("dataset") == data["dataset"]:
             refuse_start_leaks(seen["split"], data["split"], maker)
+
+
+def _warn_of_other_start(config: RunConfig, other: Path) -> None:
+    """What differs between a run and the one it starts from, where weights fit all the same."""
+    theirs = read_config(other / "config.toml")
+    mine = {"data": config.data.model_dump(mode="json"), "method": config.method}
+    places = (("data", "dataset"), ("data", "label"), ("method", "detector", "image_size"))
+    for place in places:
+        a, b = (_at(values, place) for values in (mine, theirs))
+        if a is not None and b is not None and a != b:
+            logger.warning("%s was trained with %s = %s, here it is %s", other, ".".join(place), b, a)
+
+
+def _at(values: Any, place: Sequence[str]) -> Any:
+    for key in place:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
 
 
 def _stage_file(run: Path, stage: str) -> Path:

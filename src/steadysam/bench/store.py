@@ -101,7 +101,11 @@ def cells(store: str | Path) -> Iterator[Cell]:
     paths = sorted((Path(store) / "cells").glob("*.json"))
     if not paths:
         raise InputError(
-            "BENCH_EMPTY", "no cells here", file=store, expected="a folder that `steadysam bench` wrote, with cells/"
+            "BENCH_EMPTY",
+            "no cells here",
+            file=store,
+            expected="a folder that `steadysam bench` wrote, with cells/",
+            fix="for masks that `steadysam predict` wrote use `steadysam evaluate`",
         )
     for path in paths:
         yield read_cell(path)

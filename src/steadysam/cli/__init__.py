@@ -33,7 +33,7 @@ Or click, without any training:
     steadysam segment-click IMAGE.nii.gz --point 96,110,7 -o out
 
 Exit codes: 0 ok, 2 usage, 3 configuration, 4 input data, 5 model, 6 some cases failed, 7 resources,
-8 file system, 10 output check, 11 network, 12 a program of others, 130 interrupted."""
+8 file system, 9 output folder in use, 10 output check, 11 network, 12 a program of others, 130 interrupted."""
 
 # the help of commands named as text stands here: it would hide their docstrings
 DEMO = """Draw data, train, segment and report, in a few minutes.

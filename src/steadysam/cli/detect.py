@@ -60,7 +60,8 @@ def detect(
     labels
         Folder of label maps named like the cases, to score the boxes.
     label
-        Values of the target in these labels, such as 1 or 1+3; default: what the run was trained for.
+        Values of the target in these labels, such as 1 or 1+3, or the run's own label by name; default: what the run
+        was trained for.
     confidence
         Least score of a box; default: as in the run (0.25).
     overlap
@@ -89,7 +90,8 @@ def detect(
     trained = load_run(model, device)
     axis = slice_axis if slice_axis is not None else trained.record["data"].get("slice_axis")
     options = DetectOptions(axis, confidence, overlap, per_slice)
-    truth = None if labels is None else Truth(labels, label_values(label))
+    own = label == trained.record["data"].get("label")
+    truth = None if labels is None else Truth(labels, label_values(None if own else label))
     jobs = find_jobs(input_, None, channel)
     sheet = _Sheet([job.name for job in jobs])
     compute = trained.config.compute.model_copy(

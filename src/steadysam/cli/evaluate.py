@@ -74,8 +74,8 @@ def evaluate(
     Parameters
     ----------
     predictions
-        Folder of masks named CASE.nii.gz; what is not 0 is foreground; run.json tells where they are from. Label maps,
-        such as those of steadysam combine, are scored by the numbers of --label.
+        Folder of masks named CASE.nii.gz (CASE.png of pictures); what is not 0 is foreground; run.json tells where they
+        are from. Label maps, such as those of steadysam combine, are scored by the numbers of --label.
     labels
         Folder of label maps named like the cases.
     output

@@ -100,8 +100,11 @@ def train(
     made = make_config(apply_settings(values, settings))
     if prompts is not None and not prompts.is_dir():
         raise InputError("FILE_MISSING", "no such folder of prompts", file=prompts, fix="check the path")
-    if prompts is not None and not traits_of(METHODS[made.method_name], made.method_config()).prompted:
+    traits = traits_of(METHODS[made.method_name], made.method_config())
+    if prompts is not None and not traits.prompted:
         log.warning("%s looks at no prompts: %s is not used", made.method_name, prompts)
+    if backbone is not None and not traits.backbone:
+        log.warning("%s is a network of its own: backbone %s is not used", made.method_name, backbone)
     if resume and not (output / "config.toml").exists():
         log.warning("%s holds no run to go on with: a new one starts", output)
     folder = run_training(made, output, resume=resume)

@@ -1,0 +1,36 @@
+"""The configurations in examples/ are what was measured, as they say."""
+
+from pathlib import Path
+
+import pytest
+
+from steadysam.bench.group import Folders, Group, Options
+from steadysam.bench.suite import read_suite
+from steadysam.config import make_config, merged, read_config
+from steadysam.files import read_json
+
+ROOT = Path(__file__).parents[1]
+
+
+def example(name, dataset):
+    return make_config(merged(read_config(ROOT / "examples" / f"{name}.toml"), {"data": {"dataset": str(dataset)}}))
+
+
+@pytest.fixture
+def measured(tmp_path):
+    suite = read_suite(ROOT / "benchmarks" / "suites" / "ldfsam_cpu.toml")
+    rates = read_json(ROOT / "benchmarks" / "results" / "ldfsam" / "rates.json")
+    return Group(suite, "Kvasir", 10, Folders(tmp_path, tmp_path, tmp_path), Options(rates=rates)).config
+
+
+def test_ldfsam(measured, toy_dataset):
+    own, masks, student = example("ldfsam_cpu", toy_dataset), measured("ldfsam"), measured("ld")
+    assert own.method == {**masks.method, "detector": student.method["detector"]}
+    assert own.preprocess == masks.preprocess
+    assert own.backbone.name == masks.backbone.name
+
+
+def test_detector(measured, toy_dataset):
+    own, student = example("detector_cpu", toy_dataset).method, measured("detector").method
+    unused = {"teacher": "", "teacher_stage": own["detector"]["teacher_stage"]}
+    assert own == {**student, "detector": {**student["detector"], **unused}}
