@@ -65,7 +65,7 @@ def test_train_leaves_a_run_folder(work):
 
 def test_predict_leaves_masks_audits_and_a_record(work):
     names = sorted(path.name for path in (work / "out").iterdir())
-    assert names == ["run.json", "toy_5.audit.json", "toy_5.audit.mrk.json", "toy_5.nii.gz"]
+    assert names == ["pictures", "run.json", "toy_5.audit.json", "toy_5.audit.mrk.json", "toy_5.nii.gz"]
     record = read_json(work / "out" / "run.json")
     assert record["prompt_sources"] == ["simulated"]
     assert record["run"]["weights_sha256"] == read_json(work / "run" / "run.json")["weights_sha256"]
@@ -119,6 +119,21 @@ def test_inference_settings_are_recorded(work, toy_dataset, tmp_path):
     record = read_json(tmp_path / "out" / "run.json")
     assert record["overrides"] == {"tau": 1.0, "empty": "empty_mask"}
     assert record["cases"][0]["notes"]["foreground_voxels"] == 0
+
+
+def test_the_threshold_and_the_picture(work, toy_dataset, tmp_path):
+    words = ["predict", "-i", toy_dataset / "imagesTs", "--prompts", work / "promptsTs", "-m", work / "run"]
+    voxels = []
+    for name, more in (("low", ["--threshold", 0]), ("high", ["--threshold", 0.999, "--pictures", 0])):
+        assert steadysam(*words, "-o", tmp_path / name, *more) == 0
+        record = read_json(tmp_path / name / "run.json")
+        assert record["threshold"] == more[1]
+        voxels.append(record["cases"][0]["notes"]["foreground_voxels"])
+    assert voxels[0] > voxels[1]
+    assert (tmp_path / "low" / "pictures" / "masks.png").read_bytes().startswith(b"\x89PNG")
+    assert not (tmp_path / "high" / "pictures").exists()
+    assert steadysam(*words, "-o", tmp_path / "none", "--threshold", 1) == 2
+    assert not (tmp_path / "none").exists()
 
 
 def test_the_cache_is_used_and_changes_nothing(work, toy_dataset, tmp_path):

@@ -40,12 +40,14 @@ class PredictOptions:
         outside: what to do with prompts outside the volume.
         channel: channel number in nnU-Net file names of a folder.
         settings: settings of the method that differ from the run's, for the record.
+        threshold: the mask is where the probability is larger.
     """
 
     slice_axis: int | None = None
     outside: Outside = "error"
     channel: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
+    threshold: float = 0.5
 
 
 def predict(
@@ -102,6 +104,7 @@ def _predict(
         "run": {"name": run.folder.name, "weights_sha256": run.record["weights_sha256"]},
         "config": run.config.model_dump(mode="json"),
         "overrides": options.settings,
+        "threshold": options.threshold,
         "prompted": traits_of(run.method, run.settings).prompted,
         "prompt_sources": sorted({source for case in cases for source in case["prompts"]["sources"]}),
         "prompt_set_hash": set_hash({case["case"]: case["prompts"]["hash"] for case in cases}),
@@ -187,7 +190,8 @@ def _predict_case(
     prompts = Prompts() if job.prompts is None else read_prompts(job.prompts, volume.grid)
     coarse = read_coarse(job.coarse, volume) if traits.coarse and job.coarse is not None else None
     clock.append(time.monotonic())
-    result = segment(run, volume, prompts, cache=cache, outside=options.outside, coarse=coarse)
+    given = {"cache": cache, "outside": options.outside, "coarse": coarse, "threshold": options.threshold}
+    result = segment(run, volume, prompts, **given)
     clock.append(time.monotonic())
     meta = {"method": run.config.method_name, "weights_sha256": run.record["weights_sha256"]}
     name = f"{job.name}{mask_ending(volume)}"

@@ -12,10 +12,11 @@ from cyclopts import Parameter
 from steadysam.errors import UsageError
 
 if TYPE_CHECKING:
+    from steadysam.box_prompts import CaseBoxes
     from steadysam.jobs import Job
+    from steadysam.report.figures import Panel
 
 log = logging.getLogger(__name__)
-_PICTURED = 12  # cases in the contact sheet
 
 
 def detect(
@@ -80,8 +81,10 @@ def detect(
     from steadysam.box_files import Truth, detect_files
     from steadysam.box_prompts import DetectOptions
     from steadysam.cli.prompts_io import label_values
+    from steadysam.files import write_bytes
     from steadysam.jobs import find_jobs
     from steadysam.logs import progress_bar
+    from steadysam.report.sheets import box_panel, sheet, some_of
     from steadysam.runs import load_run
     from steadysam.training import computing
 
@@ -93,7 +96,8 @@ def detect(
     own = label == trained.record["data"].get("label")
     truth = None if labels is None else Truth(labels, label_values(None if own else label))
     jobs = find_jobs(input_, None, channel)
-    sheet = _Sheet([job.name for job in jobs])
+    pictured = {job.name for job in some_of(jobs)}
+    panels: list[Panel] = []
     compute = trained.config.compute.model_copy(
         update={"device": str(trained.device), "threads": threads, "precision": "no"}
     )
@@ -106,33 +110,17 @@ def detect(
                 yield job
                 bar.advance(task)
 
+        def show(case: CaseBoxes) -> None:
+            if case.name in pictured:
+                panels.append(box_panel(case))
+
         try:
-            rows = detect_files(trained, jobs, output, options, truth=truth, track=track, show=sheet.add)
+            rows = detect_files(trained, jobs, output, options, truth=truth, track=track, show=show)
         finally:
-            sheet.write(output / "boxes.png")
+            if panels:
+                write_bytes(output / "boxes.png", sheet(panels))
     _print(rows)
     log.info("%d case(s) written to %s", len(jobs), output)
-
-
-class _Sheet:
-    """Collects a panel of some cases, evenly chosen, and draws them."""
-
-    def __init__(self, names: Sequence[str]) -> None:
-        step = max(1, -(-len(names) // _PICTURED))
-        self.names, self.panels = set(names[::step]), []
-
-    def add(self, case: Any) -> None:
-        from steadysam.report.boxpicture import box_panel
-
-        if case.name in self.names:
-            self.panels.append(box_panel(case))
-
-    def write(self, path: Path) -> None:
-        from steadysam.files import write_bytes
-        from steadysam.report.boxpicture import box_sheet
-
-        if self.panels:
-            write_bytes(path, box_sheet(self.panels))
 
 
 def _print(rows: Sequence[Mapping[str, Any]]) -> None:

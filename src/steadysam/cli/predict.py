@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
+from steadysam.errors import BatchError, UsageError
+
 if TYPE_CHECKING:
     from steadysam.jobs import Job
+    from steadysam.runs import Run
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +31,8 @@ def predict(
     slice_axis: int | None = None,
     channel: int = 0,
     part: Literal["train", "val", "test"] | None = None,
+    threshold: float = 0.5,
+    pictures: int = 12,
     threads: int = 0,
     cache: str = "auto",
     settings: Annotated[tuple[str, ...], Parameter(name="--set", negative="")] = (),
@@ -36,8 +41,9 @@ def predict(
 
     For every case: CASE.nii.gz (the mask on the image's own grid; of a PNG or JPEG CASE.png, black and white),
     CASE.audit.json (what became of every prompt and why) and CASE.audit.mrk.json (the same for 3D Slicer: rejected
-    points unselected, consensus points as a second list). run.json names all inputs, weights and
-    settings by hash. One bad case does not stop the others; the exit code is then 6 and failures.jsonl says why.
+    points unselected, consensus points as a second list). run.json names all inputs, weights and settings by hash, and
+    pictures/masks.png shows some cases. One bad case does not stop the others; the exit code is then 6 and
+    failures.jsonl says why.
 
     For example:
 
@@ -86,6 +92,11 @@ def predict(
         Channel number in the names of a folder's files.
     part
         Only cases of this part of the split that the run was trained with: test is what it has never seen.
+    threshold
+        The mask is where the probability is larger.
+    pictures
+        Cases to show in pictures/masks.png, evenly chosen: the slice with the largest mask, its outline and the prompts
+        there; 0 draws nothing.
     threads
         CPU threads; 0 as torch chooses. The same number gives the same bytes.
     cache
@@ -93,8 +104,6 @@ def predict(
     settings
         key=value of the method, acting at inference, such as tau=0.4.
     """
-    from steadysam.backbones import BACKBONES
-    from steadysam.backbones.video.table import VIDEO_MODELS
     from steadysam.cachefolder import cache_folder
     from steadysam.config import apply_settings
     from steadysam.embeddings import EmbeddingCache
@@ -102,17 +111,14 @@ def predict(
     from steadysam.logs import progress_bar
     from steadysam.prediction import PredictOptions
     from steadysam.prediction import predict as run_prediction
-    from steadysam.runs import load_run, zero_shot_run
     from steadysam.training import computing
 
+    if not 0 <= threshold < 1:
+        raise UsageError("PREDICT_THRESHOLD", "a probability", seen=threshold, expected="from 0 to less than 1")
     overrides: dict[str, Any] = apply_settings({}, settings)
-    named = model in BACKBONES or model in VIDEO_MODELS
-    untrained = named or Path(model).is_file() or (Path(model) / "config.json").is_file()
-    run = (
-        zero_shot_run(model, device, method=method, **overrides) if untrained else load_run(model, device, **overrides)
-    )
+    run = _run_of(model, device, method, overrides)
     axis = slice_axis if slice_axis is not None else run.record["data"].get("slice_axis")
-    options = PredictOptions(axis, outside, channel, overrides)
+    options = PredictOptions(axis, outside, channel, overrides, threshold)
     compute = run.config.compute.model_copy(update={"device": str(run.device), "threads": threads, "precision": "no"})
     with computing(compute), progress_bar() as bar:
         task = bar.add_task("cases", total=None, note="")
@@ -127,5 +133,33 @@ def predict(
 
         jobs = find_jobs(input_, prompts, channel, coarse)
         jobs = jobs if part is None else jobs_of_part(run, jobs, part)
-        record = run_prediction(run, jobs, output, options, cache=EmbeddingCache(cache_folder(cache)), track=track)
+        try:
+            record = run_prediction(run, jobs, output, options, cache=EmbeddingCache(cache_folder(cache)), track=track)
+        except BatchError:  # the other cases are written
+            _draw(jobs, output, pictures)
+            raise
+        _draw(jobs, output, pictures)
     log.info("%d case(s) written; record: %s", len(jobs), record)
+
+
+def _run_of(model: str, device: str, method: str, overrides: Mapping[str, Any]) -> Run:
+    from steadysam.backbones import BACKBONES
+    from steadysam.backbones.video.table import VIDEO_MODELS
+    from steadysam.runs import load_run, zero_shot_run
+
+    named = model in BACKBONES or model in VIDEO_MODELS
+    if named or Path(model).is_file() or (Path(model) / "config.json").is_file():
+        return zero_shot_run(model, device, method=method, **overrides)
+    return load_run(model, device, **overrides)
+
+
+def _draw(jobs: Sequence[Job], output: Path, pictures: int) -> None:
+    from steadysam.evaluate import read_record
+    from steadysam.files import write_bytes
+    from steadysam.report.sheets import mask_panel, sheet, some_of
+
+    images = {job.name: job.image for job in jobs}
+    written = [case for case in read_record(output).get("cases", ()) if case["case"] in images]
+    if pictures > 0 and written:
+        panels = [mask_panel(case, images[case["case"]], output) for case in some_of(written, pictures)]
+        write_bytes(output / "pictures" / "masks.png", sheet(panels))
