@@ -1,5 +1,7 @@
 """Binary masks of several structures, put together into label maps."""
 
+import csv
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +10,11 @@ import pytest
 from conftest import make_affine
 from steadysam.cli import app
 from steadysam.combining import Structure, combine_folders, combine_masks
-from steadysam.data.volumes import read_label_map, write_mask
+from steadysam.data.volumes import read_label_map, write_mask, write_volume
 from steadysam.errors import BatchError, InputError, UsageError
 from steadysam.files import read_json, write_json
 from steadysam.types import Grid, Mask
+from toys import steadysam
 
 
 def grid(shape=(7, 5, 3), spacing=(1.5, 0.7, 4.0)) -> Grid:
@@ -127,3 +130,47 @@ def test_a_label_map_is_no_mask_of_one_structure(tmp_path):
     with pytest.raises(BatchError, match="COMBINE_FAILED") as caught:
         combine_folders([Structure("x", 7, tmp_path / "all")], tmp_path / "again")
     assert "COMBINE_MASK" in str(caught.value.seen)
+
+
+@pytest.fixture
+def label_maps(tmp_path) -> Path:
+    """A data set of labels a = 3 and b = 1, and predictions: case one as it is, of case two only a, moved."""
+    data = tmp_path / "Dataset001_Two"
+    combine_folders(folders(tmp_path), data / "labelsTs")
+    (data / "labelsTs" / "combined.json").unlink()
+    for case in ("one", "two"):
+        (data / "imagesTs").mkdir(exist_ok=True)
+        (data / "imagesTs" / f"{case}_0000.nii.gz").touch()
+    labels = {"background": 0, "b": 1, "a": 3}
+    write_json(data / "dataset.json", {"labels": labels, "file_ending": ".nii.gz", "channel_names": {"0": "MRI"}})
+    pred = tmp_path / "pred"
+    pred.mkdir()
+    shutil.copy(data / "labelsTs" / "one.nii.gz", pred)
+    write_volume(pred / "two.nii.gz", (3 * mask(0, 1).array).astype(np.uint8), grid())
+    return pred
+
+
+def test_each_label_of_label_maps_is_scored(label_maps, tmp_path, capsys):
+    out = tmp_path / "report"
+    labels = tmp_path / "Dataset001_Two" / "labelsTs"
+    assert steadysam("evaluate", label_maps, labels, "--label", "each", "-o", out) == 0
+    rows = list(csv.DictReader((out / "labels.csv").open(encoding="utf-8")))
+    assert [(row["label"], row["n_cases"]) for row in rows] == [("b", "2"), ("a", "2")]
+    dice = {name: read_json(out / name / "metrics.json")["summary"]["scores"]["volume_dice"]["mean"] for name in "ab"}
+    assert dice["b"] == 0.5, "case two holds one number, 3, which is not b"
+    assert 0.5 < dice["a"] < 1
+    assert [float(row["volume_dice"]) for row in rows] == [dice["b"], dice["a"]]
+    assert "volume_dice" in capsys.readouterr().out
+    assert {path.name for path in out.iterdir()} == {"a", "b", "labels.csv"}
+
+
+def test_masks_of_one_label_are_not_scored_by_each(label_maps, tmp_path, capsys):
+    labels = tmp_path / "Dataset001_Two" / "labelsTs"
+    write_json(label_maps / "run.json", {"config": {"data": {"label": "a"}}})
+    assert steadysam("evaluate", label_maps, labels, "--label", "each", "-o", tmp_path / "out") == 2
+    assert "masks of one label, a" in capsys.readouterr().err
+    (label_maps / "run.json").unlink()
+    shutil.move(labels, tmp_path / "alone")
+    assert steadysam("evaluate", label_maps, tmp_path / "alone", "--label", "each", "-o", tmp_path / "out") == 2
+    assert "--dataset FOLDER" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

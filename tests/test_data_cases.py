@@ -236,7 +236,7 @@ def test_unpaired_files_say_which_endings_are_there(tmp_path: Path) -> None:
         read_dataset(folder)
     said = str(caught.value)
     assert "expected imagesTr/NAME_0000.nii.gz with labelsTr/NAME.nii.gz" in said
-    assert "in imagesTr 3 x .nii.gz; in labelsTr 3 x .png" in said
+    assert "(imagesTr has 3 x .nii.gz, labelsTr has 3 x .png)" in said
     assert "label_file_ending" in said
 
 

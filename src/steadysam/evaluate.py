@@ -111,6 +111,7 @@ def evaluate_folder(
     *,
     size: int = 512,
     slice_axis: int | None = None,
+    label_maps: bool = False,
     progress: Callable[[Sequence[str]], Iterator[str]] = iter,
 ) -> Evaluation:
     """Score every case that has both a prediction and a label; one bad case does not stop the others.
@@ -122,6 +123,7 @@ def evaluate_folder(
         label_values: labels whose union is the target; None means every value but 0.
         size: grid of the pixel metrics, see `evaluate_case`.
         slice_axis: where slices are cut; None takes what `run.json` recorded, else the label's own axis.
+        label_maps: the predictions are label maps, also where one holds a single number; else `combined.json` says so.
         progress: wraps the list of case names, for a progress bar.
 
     Raises:
@@ -140,7 +142,7 @@ def evaluate_folder(
         )
     record = read_record(pred_folder)
     axes = slice_axes(record) if slice_axis is None else dict.fromkeys(common, slice_axis)
-    maps = holds_label_maps(pred_folder)
+    maps = label_maps or holds_label_maps(pred_folder)
     cases: list[CaseScores] = []
     failures: dict[str, SteadyError] = {}
     for name in progress(common):

@@ -134,14 +134,14 @@ def _inside(folder: Path, name: str) -> Path:
 def _refuse_unpaired(folder: Path, part: Part, unlabelled: list[str], imageless: list[str], expected: str) -> None:
     if unlabelled or imageless:
         what = f"{part}: {len(unlabelled)} images without label, {len(imageless)} labels without image"
-        there = "; ".join(f"in {kind}{part} {_endings(folder / f'{kind}{part}')}" for kind in ("images", "labels"))
+        there = ", ".join(f"{kind}{part} has {_endings(folder / f'{kind}{part}')}" for kind in ("images", "labels"))
         raise _pairs_error(
             folder,
             what,
             unlabelled + imageless,
             expected,
-            f"complete the folder or remove the odd files, which end ({there}); "
-            "file_ending and label_file_ending in dataset.json say which endings count",
+            "complete the folder or remove the odd files; file_ending and label_file_ending in dataset.json say which "
+            f"endings count ({there})",
         )
 
 
@@ -152,7 +152,7 @@ def _endings(folder: Path) -> str:
         if not path.name.startswith("."):
             ending = path.name[len(case_stem(path)) :] or path.suffix or "without"
             found[ending] = found.get(ending, 0) + 1
-    return ", ".join(f"{count} x {ending}" for ending, count in found.items()) or "nothing"
+    return " and ".join(f"{count} x {ending}" for ending, count in found.items()) or "nothing"
 
 
 def _pairs_error(
