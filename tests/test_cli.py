@@ -234,6 +234,8 @@ def test_info_json(capsys):
     assert set(content["methods"]) == set(METHODS)
     assert set(content) == {"versions", "methods", "backbones", "simulators", "corruptions", "metrics"}
     assert content["versions"]["steadysam"] == __version__
+    for part in ("simulators", "corruptions"):
+        assert all(text.endswith(".") for text in content[part].values()), "texts are whole sentences"
 
 
 @pytest.mark.parametrize("words", [["--help"], ["prompts", "--help"], ["info", "--json"], ["models", "list"]])

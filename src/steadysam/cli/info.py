@@ -47,8 +47,8 @@ def collect() -> dict[str, dict[str, Any]]:
         "versions": {"steadysam": __version__, **{name: _version(name) for name in _LIBRARIES}},
         "methods": methods(),
         "backbones": {name: spec.about for name, spec in BACKBONES.items()},
-        "simulators": {name: _first_line(function) for name, function in SIMULATORS.items()},
-        "corruptions": {name: _first_line(function) for name, function in CORRUPTIONS.items()},
+        "simulators": {name: _paragraph(function) for name, function in SIMULATORS.items()},
+        "corruptions": {name: _paragraph(function) for name, function in CORRUPTIONS.items()},
         "metrics": dict(METRICS),
     }
 
@@ -76,5 +76,6 @@ def _version(name: str) -> str:
         return "not installed"
 
 
-def _first_line(function: Any) -> str:
-    return (function.__doc__ or "").strip().splitlines()[0] if function.__doc__ else ""
+def _paragraph(function: Any) -> str:
+    """The first paragraph of a docstring, on one line."""
+    return " ".join((function.__doc__ or "").strip().split("\n\n")[0].split())
