@@ -11,7 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steadysam.data.cases import Case, Dataset, Part, read_dataset
-from steadysam.data.splits import Split, leaks_by_bytes, refuse_byte_leaks, refuse_start_leaks, split_cases
+from steadysam.data.splits import (
+    Split,
+    known_images,
+    leaks_by_bytes,
+    refuse_byte_leaks,
+    refuse_start_leaks,
+    split_cases,
+)
 from steadysam.errors import SteadyError
 
 
@@ -167,6 +174,14 @@ def test_a_start_that_has_seen_the_judges(theirs: dict[str, list[str]], leak: st
     mine = {"train": ["a", "b"], "val": ["c"], "test": ["d"]}
     with pytest.raises(SteadyError, match=f"DATA_LEAK_START.*{leak}") if leak else nullcontext():
         refuse_start_leaks(theirs, mine, Path("run"))
+
+
+def test_images_are_known_in_a_copy_of_the_data_set() -> None:
+    theirs = {"split": {"train": ["x", "y"], "val": ["z"], "test": ["w"]}}
+    hashes = {"x": "1", "y": "2", "z": "3", "w": "4"}
+    mine = {"image_hashes": {"a": "2", "b": "4", "c": "9"}}
+    assert known_images({**theirs, "image_hashes": hashes}, mine) == {"train": ["a"], "val": [], "test": ["b"]}
+    assert known_images(theirs, mine) == {"train": [], "val": [], "test": []}
 
 
 def test_a_start_from_more_patients_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -137,6 +137,8 @@ def test_images_of_training_are_told_of_and_can_be_left_out(run, toy_dataset, tm
     assert [job.name for job in jobs_of_part(run, jobs, "val")] == split["val"]
     with pytest.raises(InputError, match="PREDICT_PART.*'test'"):
         jobs_of_part(run, jobs, "test")
+    hashes = run.record["data"]["image_hashes"]
+    assert hashes == {path.name[:-12]: sha256_file(path) for path in toy_dataset.rglob("*_0000.nii.gz")}
 
 
 def test_an_image_is_known_by_its_content(run, folders, toy_dataset, tmp_path, caplog):

@@ -187,6 +187,15 @@ def test_a_start_must_not_have_seen_what_judges(finished, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
+def test_a_copy_of_the_data_set_under_another_name_hides_no_leak(finished, toy_dataset, tmp_path):
+    values, folder = finished
+    copy = shutil.copytree(toy_dataset, tmp_path / "Dataset777_Copy")
+    data = {**values["data"], "dataset": str(copy), "split_seed": 1}
+    more = {**values, "data": data, "start": {"run": str(folder), "skip": ["saliency"]}}
+    with pytest.raises(InputError, match="DATA_LEAK_START.*toy_"):
+        train(make_config(more), tmp_path / "run")
+
+
 @pytest.mark.parametrize(("launched", "expected"), [(False, [torch.device("cuda:1")]), (True, [])])
 def test_the_gpu_that_is_named_is_the_one(monkeypatch, launched, expected):
     """accelerate takes the current one; under a launcher every process has its own."""

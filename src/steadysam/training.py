@@ -20,7 +20,7 @@ from steadysam.backbones.table import Architecture, ConvArchitecture
 from steadysam.cachefolder import cache_folder
 from steadysam.checkpoints import load_into, save_tensors
 from steadysam.config import ComputeConfig, RunConfig, read_config, to_toml
-from steadysam.data.splits import refuse_start_leaks
+from steadysam.data.splits import known_images, refuse_start_leaks
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
 from steadysam.files import read_json, remove_folder, sweep_temporaries, write_json, write_text
@@ -215,8 +215,9 @@ def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...], 
         load_into(model, read_safetensors(path), file=path, strict=False)
         maker = path.parent.parent if name else other
         seen = read_record(maker).get("data", {})  # an unfinished run, which may have the stage, does not say
-        if seen.get("dataset") == data["dataset"]:
-            refuse_start_leaks(seen["split"], data["split"], maker)
+        if seen:
+            alike = seen["dataset"] == data["dataset"]
+            refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
 
 
 def _warn_of_other_start(config: RunConfig, other: Path) -> None:

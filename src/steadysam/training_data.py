@@ -20,7 +20,7 @@ from steadysam.data.slices import fit_masks, prepare_stack
 from steadysam.data.splits import Split, refuse_byte_leaks, split_cases
 from steadysam.data.volumes import read_label_map, read_volume, select_label
 from steadysam.errors import ConfigError, InputError
-from steadysam.files import atomic_write, content_key
+from steadysam.files import atomic_write, content_key, sha256_file
 from steadysam.geometry import slice_points, to_model_points
 from steadysam.methods import METHODS
 from steadysam.methods.contract import TrainingCase, traits_of
@@ -107,7 +107,7 @@ def load_training_data(
             "test": [case.name for case in split.test],
         },
         "data_hashes": hashes,
-        "image_hashes": images,
+        "image_hashes": images | {case.name: sha256_file(case.image) for case in split.test},
         "prompts": frozen,
     }
     return TrainingData(

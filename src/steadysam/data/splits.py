@@ -135,6 +135,20 @@ def refuse_start_leaks(theirs: Mapping[str, Sequence[str]], mine: Mapping[str, S
         logger.warning("%s was trained on %d cases that this run leaves out: their labels count here, too", run, more)
 
 
+def known_images(theirs: Mapping[str, Any], mine: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The split of another data set in the names of this one: of the images that both hold, whatever they are called.
+
+    Args:
+        theirs, mine: `data` of two run records.
+    """
+    names = {sha256: name for name, sha256 in mine["image_hashes"].items()}
+    hashes = theirs.get("image_hashes", {})  # older runs have none
+    return {
+        part: [names[hashes[name]] for name in theirs["split"][part] if hashes.get(name) in names]
+        for part in ("train", "val", "test")
+    }
+
+
 def _by_patient(cases: Sequence[Case], shares: Sequence[float], seed: int) -> tuple[list[Case], ...]:
     """Shuffle the patients and cut; every share above 0 gets at least one patient."""
     patients = sorted({case.patient for case in cases})
