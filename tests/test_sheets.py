@@ -49,9 +49,8 @@ def test_the_slice_with_the_largest_mask(tmp_path, name):
     volume = make_volume(grid)
     mask = np.zeros(grid.shape, bool)
     for t, side in ((1, 2), (3, 4)):
-        where = [slice(0, side)] * 3
-        where[grid.slice_axis] = t
-        mask[tuple(where)] = True
+        where = tuple(t if axis == grid.slice_axis else slice(0, side) for axis in range(3))
+        mask[where] = True
     write_volume(tmp_path / "image.nii.gz", volume.array, grid)
     write_mask(tmp_path / "c.nii.gz", Mask(mask, grid))
     case = {"case": "c", "slice_axis": grid.slice_axis}
