@@ -359,7 +359,7 @@ def test_predict_takes_a_weights_file_in_place_of_a_run(weights: Path, tmp_path:
     for name in ("a", "b"):
         assert steadysam(*words, "-o", tmp_path / name) == 0
     names = sorted(path.name for path in (tmp_path / "a").iterdir())
-    assert names == ["case.audit.json", "case.audit.mrk.json", "case.nii.gz", "run.json"]
+    assert names == ["case.audit.json", "case.audit.mrk.json", "case.nii.gz", "pictures", "run.json"]
     assert sha256_file(tmp_path / "a" / "case.nii.gz") == sha256_file(tmp_path / "b" / "case.nii.gz")
     record = read_json(tmp_path / "a" / "run.json")
     assert record["method"] == "zero_shot"
