@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
@@ -81,6 +81,7 @@ def detect(
     from steadysam.box_files import Truth, detect_files
     from steadysam.box_prompts import DetectOptions
     from steadysam.cli.prompts_io import label_values
+    from steadysam.cli.tables import print_rows
     from steadysam.files import write_bytes
     from steadysam.jobs import find_jobs
     from steadysam.logs import progress_bar
@@ -119,21 +120,5 @@ def detect(
         finally:
             if panels:
                 write_bytes(output / "boxes.png", sheet(panels))
-    _print(rows)
+    print_rows(rows)
     log.info("%d case(s) written to %s", len(jobs), output)
-
-
-def _print(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.console import Console
-    from rich.table import Table
-
-    from steadysam.report.table import shown
-
-    if not rows:
-        return
-    table = Table(box=None)
-    for place, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
-    for row in rows:
-        table.add_row(*(value if isinstance(value, str) else shown(value) for value in row.values()))
-    Console(highlight=False, markup=False).print(table)

@@ -70,7 +70,7 @@ def evaluate(
     allow_missing
         Score the common cases and end with exit code 0.
     """
-    from steadysam.cli.scoring import Given, evaluate_each, evaluate_target, target_of
+    from steadysam.cli.scoring import Given, data_set_of, evaluate_each, evaluate_target, target_of
     from steadysam.evaluate import read_record
 
     if size < 0:
@@ -78,11 +78,11 @@ def evaluate(
             "EVAL_SIZE", "a size below 0", seen=size, expected="0 for native pixels, or a number of pixels"
         )
     given = Given(predictions, labels, images, patients, size, compare, seed, pictures)
-    record = read_record(predictions)
+    record, data = read_record(predictions), data_set_of(labels, dataset)
     if label != EACH:
-        problems = [evaluate_target(given, target_of(record, labels, dataset, label, slice_axis), output)[1]]
+        problems = [evaluate_target(given, target_of(record, data, label, slice_axis), output)[1]]
     else:
-        problems = evaluate_each(given, record, dataset, slice_axis, output)
+        problems = evaluate_each(given, record, data, slice_axis, output)
     for problem in problems:
         if problem is not None and not (allow_missing and problem.code == "EVAL_MISSING"):
             raise problem

@@ -31,6 +31,7 @@ _SHOWN = (
     "assd_px",
     "hd95_penalised_px",
 )
+_SHOWN_OF_LABELS = ("dsc", "dsc_positive", "volume_dice", "fp_rate_empty", "hd95_px")  # what 80 letters hold
 _SHOWN_MM = ("hd95_mm", "assd_mm", "volume_hd95_mm", "volume_assd_mm")
 
 
@@ -96,15 +97,15 @@ def evaluate_target(given: Given, target: Target, output: Path) -> tuple[Summary
 
 
 def evaluate_each(
-    given: Given, record: Mapping[str, Any], dataset: Path | None, slice_axis: int | None, output: Path
+    given: Given, record: Mapping[str, Any], data: Dataset | None, slice_axis: int | None, output: Path
 ) -> list[BatchError | None]:
     """Every label of the data set by itself, from label maps; then all in one table."""
     from steadysam.bench.store import slug
+    from steadysam.cli.tables import print_rows
     from steadysam.files import write_text
     from steadysam.provenance import target_label
     from steadysam.report.table import to_csv
 
-    data = _data_set(given.labels, dataset)
     if data is None or target_label(record):
         raise UsageError(
             "EVAL_LABEL",
@@ -113,25 +114,22 @@ def evaluate_each(
             fix="pass --dataset FOLDER" if data is None else "put masks of several runs together: steadysam combine",
         )
     problems, rows = [], []
-    for name in (name for name, value in data.labels.items() if value and name.lower() != "ignore"):
+    for name in data.foreground:
         log.info("label %s", name)
-        target = replace(target_of(record, given.labels, dataset, name, slice_axis), label_maps=True)
+        target = replace(target_of(record, data, name, slice_axis), label_maps=True)
         summary, problem = evaluate_target(given, target, output / slug(name))
         problems.append(problem)
         rows.append({"label": name, **summary.row()})
-    _print_labels(rows)
+    print_rows([{key: row.get(key) for key in ("label", *_SHOWN_OF_LABELS)} for row in rows])
     write_text(output / "labels.csv", to_csv(rows, list(dict.fromkeys(key for row in rows for key in row))))
     return problems
 
 
-def target_of(
-    record: Mapping[str, Any], labels: Path, dataset: Path | None, label: str | None, slice_axis: int | None
-) -> Target:
+def target_of(record: Mapping[str, Any], data: Dataset | None, label: str | None, slice_axis: int | None) -> Target:
     """Label values by name or number; without `--label`, the record decides, else the only label there is."""
     from steadysam.data.cases import resolve_label
     from steadysam.provenance import slice_axes, target_label
 
-    data = _data_set(labels, dataset)
     label = label or target_label(record) or _only_label(data)
     if slice_axis is None and data is not None and not slice_axes(record):
         slice_axis = data.slice_axis
@@ -151,7 +149,7 @@ def target_of(
     return Target(tuple(int(word) for word in words), label, patients, slice_axis)
 
 
-def _data_set(labels: Path, dataset: Path | None) -> Dataset | None:
+def data_set_of(labels: Path, dataset: Path | None) -> Dataset | None:
     """The data set that is named, or else the one that the labels lie in, if any."""
     from steadysam.data.cases import read_dataset
 
@@ -230,19 +228,6 @@ def _pictures(evaluation: Evaluation, given: Given, target: Target) -> list[Pict
         marks = audit_marks(predictions / f"{name}.audit.json", grid)
         drawn.append(case_picture(case, read_volume(files[name]), pred, true, grid, marks))
     return drawn
-
-
-def _print_labels(rows: Sequence[Mapping[str, Any]]) -> None:
-    from rich.table import Table
-
-    from steadysam.report.table import shown
-
-    table = Table("label", box=None)
-    for name in _SHOWN:
-        table.add_column(name, justify="right", no_wrap=True)
-    for row in rows:
-        table.add_row(str(row["label"]), *(shown(row.get(name)) for name in _SHOWN))
-    Console(highlight=False, markup=False).print(table)
 
 
 def _print(summary: Summary, output: Path) -> None:

@@ -62,6 +62,11 @@ class Dataset:
     slice_axis: int | None = None
     channel_names: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def foreground(self) -> dict[str, int]:
+        """The labels that can be segmented: neither background nor what is to be ignored."""
+        return {name: value for name, value in self.labels.items() if value != 0 and name.lower() != "ignore"}
+
     def channel_name(self, channel: int) -> str:
         """What a channel is, or "" where nothing says so."""
         return self.channel_names.get(str(channel), "")
@@ -152,7 +157,7 @@ def resolve_label(dataset: Dataset, label: str) -> tuple[int, ...]:
     Raises:
         InputError: `LABEL_UNKNOWN`, with the names that exist.
     """
-    foreground = {n: v for n, v in dataset.labels.items() if v != 0 and n.lower() != "ignore"}
+    foreground = dataset.foreground
     values: set[int] = set()
     for word in (part.strip() for part in label.split("+")):
         found = _values_of(word, foreground, dataset.regions)
