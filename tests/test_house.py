@@ -46,7 +46,7 @@ FLOORS = {
     **dict.fromkeys(("evaluate", "summary", "comparison", "provenance", "audit", "phantom"), 4),
     # clicks without a run, and pretraining, whose drawn images are configured like everything else
     **dict.fromkeys(("interactive", "clicks", "synthetic", "pretraining", "bench"), 4),
-    **dict.fromkeys(("box_prompts", "box_files", "combining"), 4),
+    **dict.fromkeys(("box_prompts", "box_files", "combining", "labelwise"), 4),
     "external": 4,
     **dict.fromkeys(("report", "demo", "cli", "__main__"), 5),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.evaluate import COMBINED_FILE, mask_files, read_record, several_numbers
 from steadysam.files import sha256_file, write_json
 from steadysam.geometry import describe_grid, grids_agree
-from steadysam.provenance import target_label
+from steadysam.provenance import target_label, without_seconds
 from steadysam.types import Grid
 
 FORMAT = "steadysam-combined-1"
@@ -44,12 +44,17 @@ def combine_masks(masks: Sequence[NDArray[np.bool_]], values: Sequence[int]) -> 
 
 
 def combine_folders(
-    structures: Sequence[Structure], output: Path, track: Callable[[Iterable[str]], Iterable[str]] = iter
+    structures: Sequence[Structure],
+    output: Path,
+    track: Callable[[Iterable[str]], Iterable[str]] = iter,
+    *,
+    only: Collection[str] | None = None,
 ) -> dict[str, Any]:
     """Write `CASE.nii.gz` (of pictures `CASE.png`) for every case of every folder, and `combined.json`, the result.
 
     Args:
         track: wraps the case names, for a progress bar.
+        only: the cases to put together; None: all that a folder has.
 
     Raises:
         InputError: `COMBINE_VALUES`, `COMBINE_OTHER_LABEL` if a folder's `run.json` says that its masks are of another
@@ -66,19 +71,23 @@ def combine_folders(
     files = {structure.name: mask_files(structure.folder) for structure in structures}
     cases: dict[str, Any] = {}
     failures: dict[str, SteadyError] = {}
-    for case in track(sorted(set().union(*files.values()))):
+    names = set().union(*files.values())
+    for case in track(sorted(names if only is None else names & set(only))):
         try:
             masks, grid = _read(case, {name: found.get(case) for name, found in files.items()})
             labels, disputed = combine_masks(masks, values)
             pictures = all(Path(found[case]).suffix == ".png" for found in files.values())
-            write_volume(output / f"{case}{'.png' if pictures else '.nii.gz'}", labels, grid)
+            path = output / f"{case}{'.png' if pictures else '.nii.gz'}"
+            write_volume(path, labels, grid)
         except SteadyError as error:
             failures[case] = error
             continue
         hashes = {name: sha256_file(found[case]) for name, found in files.items()}
         counts = {s.name: int((labels == s.value).sum()) for s in structures}
         cases[case] = {"masks_sha256": hashes, "voxels": counts, "disputed_voxels": disputed}
+        cases[case]["sha256"] = sha256_file(path)
     record = {"format": FORMAT, "labels": {s.name: s.value for s in structures}, "cases": cases}
+    record["runs"] = {s.name: without_seconds(read_record(s.folder)) for s in structures}
     record["failures"] = {case: error.to_dict() for case, error in failures.items()}
     if cases or not failures:
         write_json(output / COMBINED_FILE, record)

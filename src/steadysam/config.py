@@ -27,7 +27,8 @@ class DataConfig(FrozenConfig):
 
     Args:
         dataset: folder in nnU-Net v2 raw or MSD layout.
-        label: one name or number of `dataset.json`, several joined by `+` (their union), or `all`.
+        label: one name or number of `dataset.json`, several joined by `+` (their union), or `all`; the command
+            `train` knows `each`, too: a run per label.
         channel: channel number of multi-channel images.
         slice_axis: 0, 1, 2; without it the largest spacing decides.
         fold: fold of `splits_final.json`.

@@ -15,7 +15,7 @@ from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.files import read_json, sha256_file
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.metrics import CaseScores, slice_scores, volume_scores
-from steadysam.provenance import mask_hashes, slice_axes, training_cases
+from steadysam.provenance import combined_record, mask_hashes, slice_axes, training_cases
 from steadysam.types import Grid, stack_slices
 
 COMBINED_FILE = "combined.json"  # beside label maps
@@ -141,6 +141,8 @@ def evaluate_folder(
             fix="file names must match: PRED/CASE.nii.gz and LABELS/CASE.nii.gz",
         )
     record = read_record(pred_folder)
+    if holds_label_maps(pred_folder):
+        record = combined_record(read_json(pred_folder / COMBINED_FILE), label_values)
     axes = slice_axes(record) if slice_axis is None else dict.fromkeys(common, slice_axis)
     maps = label_maps or holds_label_maps(pred_folder)
     cases: list[CaseScores] = []

@@ -147,6 +147,12 @@ def content_key(*parts: Any) -> str:
     return digest.hexdigest()
 
 
+def slug(text: str) -> str:
+    """Letters, digits and hyphens only, as file names want them; `+` becomes `p`, so that UNet++ is not UNet."""
+    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.replace("+", "p"))
+    return "-".join(part for part in kept.split("-") if part)
+
+
 @contextmanager
 def growing_log(path: str | Path) -> Iterator[IO[bytes]]:
     """A log to which another program adds while it runs; the one kind of file that is seen before it is whole.

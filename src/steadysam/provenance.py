@@ -5,7 +5,7 @@ Read leniently: predictions of other tools have no record, or one of another sha
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 from steadysam.summary import PROVENANCE_KEYS
@@ -82,6 +82,40 @@ def mask_hashes(record: Mapping[str, Any]) -> dict[str, str]:
 def training_cases(record: Mapping[str, Any]) -> set[str]:
     """The cases whose image trained or validated the run that segmented it, where the record says so."""
     return {case["case"] for case in _cases(record) if case.get("part") in ("train", "val") and "case" in case}
+
+
+def without_seconds(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A `run.json` without what is another number at every call."""
+    kept = {key: value for key, value in record.items() if key != "seconds"}
+    if "cases" in kept:
+        kept["cases"] = [{k: v for k, v in case.items() if k != "seconds"} for case in _cases(record)]
+    return kept
+
+
+def combined_record(combined: Mapping[str, Any], values: Collection[int] | None) -> dict[str, Any]:
+    """What the runs of some labels say alike, as if one run had made these label maps.
+
+    Args:
+        combined: content of `combined.json`.
+        values: numbers of the labels that are scored; None: all.
+
+    Returns:
+        As `run.json`; {} where the masks came from elsewhere. The hash of a case is that of its label map, but that of
+        the mask, and so of no file there, if the mask was changed before it was put in.
+    """
+    maps, runs = _first_mapping(combined, "cases"), _first_mapping(combined, "runs")
+    names = [name for name, value in _first_mapping(combined, "labels").items() if values is None or value in values]
+    records = [_first_mapping(runs, name) for name in names]
+    if not records or not all(records):
+        return {}
+    alike = {key: value for key, value in records[0].items() if all(record.get(key) == value for record in records)}
+    cases = []
+    for case in _cases(records[0]):
+        entry = _first_mapping(maps, str(case.get("case")))
+        if entry:
+            same = _first_mapping(entry, "masks_sha256").get(names[0]) == case.get("mask_sha256")
+            cases.append({**case, "mask_sha256": entry.get("sha256") if same else case.get("mask_sha256")})
+    return {**alike, "cases": cases}
 
 
 def _cases(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

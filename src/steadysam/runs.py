@@ -36,6 +36,7 @@ from steadysam.methods.contract import FrozenConfig, Method, traits_of
 from steadysam.types import Preprocess
 
 FORMAT = 1
+RUNS_FILE = "runs.json"  # in a folder of runs, one per label; see `steadysam.labelwise`
 
 
 @dataclass(frozen=True, eq=False)
@@ -207,13 +208,13 @@ def read_record(folder: Path) -> dict[str, Any]:
     Raises:
         CheckpointError: `RUN_MISSING`, `RUN_VERSION`.
     """
-    path = Path(folder) / "run.json"
+    path, several = Path(folder) / "run.json", (Path(folder) / RUNS_FILE).is_file()
     if not path.is_file():
         raise CheckpointError(
             "RUN_MISSING",
             "no run.json: this is not a run folder" if Path(folder).is_dir() else "no such run folder",
             file=folder,
-            fix="name a folder made by train",
+            fix=f"name the folder of one label in {folder}" if several else "name a folder made by train",
         )
     try:
         record = read_json(path)

@@ -13,12 +13,12 @@ from typing import Any
 
 from steadysam.bench import promptsets
 from steadysam.bench.keys import decisive, prompt_values, row_values
-from steadysam.bench.store import keep_run_record, run_path, slug
+from steadysam.bench.store import keep_run_record, run_path
 from steadysam.bench.suite import PointsFrom, Suite
 from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
 from steadysam.data.splits import Split
-from steadysam.files import content_key, read_json
+from steadysam.files import content_key, read_json, slug
 from steadysam.locks import alone_in
 from steadysam.methods import METHODS
 from steadysam.prompts.sets import set_hash, write_set

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from steadysam.bench.group import Group
-from steadysam.bench.store import keep_run_record, slug
+from steadysam.bench.store import keep_run_record
 from steadysam.bench.suite import NnUnet
 from steadysam.data.volumes import mask_ending, read_label_map
 from steadysam.external.nnunet.prediction import predict
 from steadysam.external.nnunet.training import TrainOptions, read_run, train
-from steadysam.files import read_json
+from steadysam.files import read_json, slug
 from steadysam.locks import alone_in
 from steadysam.types import Mask, Prompts, Volume
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from steadysam.errors import InputError
-from steadysam.files import read_json, write_json, write_text
+from steadysam.files import read_json, slug, write_json, write_text
 from steadysam.metrics import CaseScores, SliceScore, VolumeScore
 
 FORMAT = 1
@@ -57,12 +57,6 @@ def keep_run_record(store: Path, record: Mapping[str, Any]) -> None:
     path = run_path(store, record["target"], record["seed"], record["run"])
     if not path.exists() or read_json(path)["weights_sha256"] != record["weights_sha256"]:
         write_json(path, record)
-
-
-def slug(text: str) -> str:
-    """Letters, digits and hyphens only, as file names want them; `+` becomes `p`, so that UNet++ is not UNet."""
-    kept = "".join(c if c.isalnum() and c.isascii() else "-" for c in text.replace("+", "p"))
-    return "-".join(part for part in kept.split("-") if part)
 
 
 def write_cell(store: Path, cell: Cell) -> Path:

@@ -30,9 +30,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from steadysam.bench.store import slug
 from steadysam.config import merged, read_config, validated
 from steadysam.errors import ConfigError
+from steadysam.files import slug
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig
 from steadysam.prompts.corrupt import CORRUPTIONS

@@ -15,9 +15,8 @@ from typing import Any
 import numpy as np
 
 from steadysam.bench.group import Folders, Group, Options
-from steadysam.bench.store import slug
 from steadysam.bench.suite import Suite
-from steadysam.files import read_json, write_json
+from steadysam.files import read_json, slug, write_json
 from steadysam.training import computing, train
 
 

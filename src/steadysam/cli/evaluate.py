@@ -9,8 +9,6 @@ from cyclopts import Parameter
 
 from steadysam.errors import UsageError
 
-EACH = "each"
-
 
 def evaluate(
     predictions: Path,
@@ -71,6 +69,7 @@ def evaluate(
         Score the common cases and end with exit code 0.
     """
     from steadysam.cli.scoring import Given, data_set_of, evaluate_each, evaluate_target, target_of
+    from steadysam.data.cases import EACH
     from steadysam.evaluate import read_record
 
     if size < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -13,6 +14,7 @@ from steadysam.errors import BatchError, UsageError
 
 if TYPE_CHECKING:
     from steadysam.jobs import Job
+    from steadysam.labelwise import LabelRun
     from steadysam.runs import Run
 
 log = logging.getLogger(__name__)
@@ -76,7 +78,8 @@ def predict(
     coarse
         Mask file, or folder of masks named like the cases, for methods that refine masks.
     model
-        Run folder written by train; or a row of `steadysam models list` with weights, such as steadysam-tiny, or a
+        Run folder written by train, or the folder of `train --label each`: masks are then in OUTPUT/LABEL, label maps
+        in OUTPUT; or a row of `steadysam models list` with weights, such as steadysam-tiny, or a
         weights file or folder, to segment without any training.
     output
         Folder to write.
@@ -104,8 +107,57 @@ def predict(
     settings
         key=value of the method, acting at inference, such as tau=0.4.
     """
-    from steadysam.cachefolder import cache_folder
     from steadysam.config import apply_settings
+    from steadysam.labelwise import label_runs
+
+    if not 0 <= threshold < 1:
+        raise UsageError("PREDICT_THRESHOLD", "a probability", seen=threshold, expected="from 0 to less than 1")
+    call = _Call(
+        input_=input_,
+        prompts=prompts,
+        coarse=coarse,
+        device=device,
+        method=method,
+        outside=outside,
+        slice_axis=slice_axis,
+        channel=channel,
+        part=part,
+        threshold=threshold,
+        pictures=pictures,
+        threads=threads,
+        cache=cache,
+        overrides=apply_settings({}, settings),
+    )
+    runs = label_runs(model)
+    if runs:
+        _segment_each(runs, call, output)
+    else:
+        _segment(model, call, output)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Call:
+    """What a call of the command is given, but for the model and the output."""
+
+    input_: Path
+    prompts: Path | None
+    coarse: Path | None
+    device: str
+    method: str
+    outside: Literal["error", "drop", "clip"]
+    slice_axis: int | None
+    channel: int
+    part: Literal["train", "val", "test"] | None
+    threshold: float
+    pictures: int
+    threads: int
+    cache: str
+    overrides: Mapping[str, Any]
+
+
+def _segment(model: str, call: _Call, output: Path) -> None:
+    """All cases of a call by one model, with pictures."""
+    from steadysam.cachefolder import cache_folder
     from steadysam.embeddings import EmbeddingCache
     from steadysam.jobs import find_jobs, jobs_of_part
     from steadysam.logs import progress_bar
@@ -113,14 +165,11 @@ def predict(
     from steadysam.prediction import predict as run_prediction
     from steadysam.training import computing
 
-    if not 0 <= threshold < 1:
-        raise UsageError("PREDICT_THRESHOLD", "a probability", seen=threshold, expected="from 0 to less than 1")
-    overrides: dict[str, Any] = apply_settings({}, settings)
-    run = _run_of(model, device, method, overrides)
-    axis = slice_axis if slice_axis is not None else run.record["data"].get("slice_axis")
-    options = PredictOptions(axis, outside, channel, overrides, threshold)
-    compute = run.config.compute.model_copy(update={"device": str(run.device), "threads": threads, "precision": "no"})
-    with computing(compute), progress_bar() as bar:
+    run = _run_of(model, call.device, call.method, call.overrides)
+    axis = call.slice_axis if call.slice_axis is not None else run.record["data"].get("slice_axis")
+    options = PredictOptions(axis, call.outside, call.channel, dict(call.overrides), call.threshold)
+    given = {"device": str(run.device), "threads": call.threads, "precision": "no"}
+    with computing(run.config.compute.model_copy(update=given)), progress_bar() as bar:
         task = bar.add_task("cases", total=None, note="")
 
         def track(jobs: Iterable[Job]) -> Iterator[Job]:
@@ -131,15 +180,34 @@ def predict(
                 yield job
                 bar.advance(task)
 
-        jobs = find_jobs(input_, prompts, channel, coarse)
-        jobs = jobs if part is None else jobs_of_part(run, jobs, part)
+        jobs = find_jobs(call.input_, call.prompts, call.channel, call.coarse)
+        jobs = jobs if call.part is None else jobs_of_part(run, jobs, call.part)
+        cache = EmbeddingCache(cache_folder(call.cache))
         try:
-            record = run_prediction(run, jobs, output, options, cache=EmbeddingCache(cache_folder(cache)), track=track)
+            record = run_prediction(run, jobs, output, options, cache=cache, track=track)
         except BatchError:  # the other cases are written
-            _draw(jobs, output, pictures)
+            _draw(jobs, output, call.pictures)
             raise
-        _draw(jobs, output, pictures)
+        _draw(jobs, output, call.pictures)
     log.info("%d case(s) written; record: %s", len(jobs), record)
+
+
+def _segment_each(runs: Sequence[LabelRun], call: _Call, output: Path) -> None:
+    """All cases by the run of every label, put together; prompts and coarse masks are in a subfolder for each label."""
+    from steadysam.labelwise import predict_each
+
+    def predict_label(run: LabelRun) -> None:
+        prompts, coarse = (path and path / run.folder.name for path in (call.prompts, call.coarse))
+        _segment(str(run.folder), replace(call, prompts=prompts, coarse=coarse), output / run.folder.name)
+
+    try:
+        record = predict_each(runs, output, predict_label)
+    except BatchError:  # the other cases are written
+        _draw_labels(call, output)
+        raise
+    _draw_labels(call, output)
+    disputed = sum(case["disputed_voxels"] for case in record["cases"].values())
+    log.info("%d label map(s) in %s; %d voxels were claimed more than once", len(record["cases"]), output, disputed)
 
 
 def _run_of(model: str, device: str, method: str, overrides: Mapping[str, Any]) -> Run:
@@ -162,4 +230,17 @@ def _draw(jobs: Sequence[Job], output: Path, pictures: int) -> None:
     written = [case for case in read_record(output).get("cases", ()) if case["case"] in images]
     if pictures > 0 and written:
         panels = [mask_panel(case, images[case["case"]], output) for case in some_of(written, pictures)]
+        write_bytes(output / "pictures" / "masks.png", sheet(panels))
+
+
+def _draw_labels(call: _Call, output: Path) -> None:
+    from steadysam.data.cases import image_cases
+    from steadysam.evaluate import COMBINED_FILE
+    from steadysam.files import read_json, write_bytes
+    from steadysam.report.sheets import label_panel, sheet, some_of
+
+    images, combined = dict(image_cases(call.input_, call.channel)), read_json(output / COMBINED_FILE)
+    written = [name for name in combined["cases"] if name in images]
+    if call.pictures > 0 and written:
+        panels = [label_panel(name, combined, images[name], output) for name in some_of(written, call.pictures)]
         write_bytes(output / "pictures" / "masks.png", sheet(panels))

@@ -63,7 +63,7 @@ class Given:
 def evaluate_target(given: Given, target: Target, output: Path) -> tuple[Summary, BatchError | None]:
     """One target: files, a table on the terminal, and the error with which to end."""
     from steadysam.comparison import compare as compare_cases
-    from steadysam.evaluate import evaluate_folder
+    from steadysam.evaluate import COMBINED_FILE, evaluate_folder, holds_label_maps
     from steadysam.provenance import provenance_of
     from steadysam.report.evaluation import write_evaluation
     from steadysam.summary import summarise
@@ -79,8 +79,8 @@ def evaluate_target(given: Given, target: Target, output: Path) -> tuple[Summary
     evaluation = score(given.predictions)
     _require_cases(evaluation)
     if doubtful := len(evaluation.changed) + len(evaluation.foreign):
-        counts = doubtful, len(evaluation.cases), given.predictions / "run.json"
-        log.warning("%d of %d masks are not those of %s", *counts)
+        record = COMBINED_FILE if holds_label_maps(given.predictions) else "run.json"
+        log.warning("%d of %d masks are not those of %s", doubtful, len(evaluation.cases), given.predictions / record)
     if evaluation.trained:
         counts = len(evaluation.trained), len(evaluation.cases)
         log.warning("%d of %d images trained or validated the run: their scores say little of new images", *counts)
@@ -100,7 +100,6 @@ def evaluate_each(
     given: Given, record: Mapping[str, Any], data: Dataset | None, slice_axis: int | None, output: Path
 ) -> list[BatchError | None]:
     """Every label of the data set by itself, from label maps; then all in one table."""
-    from steadysam.bench.store import slug
     from steadysam.cli.tables import print_rows
     from steadysam.files import write_text
     from steadysam.provenance import target_label
@@ -114,10 +113,10 @@ def evaluate_each(
             fix="pass --dataset FOLDER" if data is None else "put masks of several runs together: steadysam combine",
         )
     problems, rows = [], []
-    for name in data.foreground:
+    for name, folder in data.label_folders.items():
         log.info("label %s", name)
         target = replace(target_of(record, data, name, slice_axis), label_maps=True)
-        summary, problem = evaluate_target(given, target, output / slug(name))
+        summary, problem = evaluate_target(given, target, output / folder)
         problems.append(problem)
         rows.append({"label": name, **summary.row()})
     print_rows([{key: row.get(key) for key in ("label", *_SHOWN_OF_LABELS)} for row in rows])

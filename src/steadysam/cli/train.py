@@ -42,6 +42,12 @@ def train(
         steadysam models download sam-vit-base
         steadysam train DATASET --label LV --backbone sam-vit-base --prompts DATASET/promptsTr -o runs/lv
 
+    Every label by a method without prompts, and then label maps:
+
+        steadysam train DATASET --method ldfsam --label each -o runs/organs
+        steadysam predict -i DATASET/imagesTs -m runs/organs -o out
+        steadysam evaluate out DATASET/labelsTs --label each -o out/report
+
     Other settings by TOML or one by one (see docs/concepts.md), and after an interruption the same command with
     --continue:
 
@@ -56,7 +62,8 @@ def train(
     method
         Row of `steadysam info`, such as spd, sam_tuning, medsam, unet; some train nothing (zero_shot). Default: spd.
     label
-        Target: a name or number of dataset.json, several joined by + (union), or all.
+        Target: a name or number of dataset.json, several joined by + (union), or all (the union of all). each trains
+        one label after the other, into OUTPUT/LABEL; predict -m OUTPUT then writes label maps.
     backbone
         Row of `steadysam models list`, a folder, or a .safetensors file. Default: steadysam-tiny, in the package.
     prompts
@@ -77,7 +84,9 @@ def train(
         Go on with the run in the output folder.
     """
     from steadysam.config import apply_settings, make_config, read_config
-    from steadysam.errors import InputError
+    from steadysam.data.cases import EACH
+    from steadysam.errors import FileSystemError, InputError
+    from steadysam.labelwise import label_runs, train_each
     from steadysam.methods import METHODS
     from steadysam.methods.contract import traits_of
     from steadysam.training import train as run_training
@@ -105,7 +114,13 @@ def train(
         log.warning("%s looks at no prompts: %s is not used", made.method_name, prompts)
     if backbone is not None and not traits.backbone:
         log.warning("%s is a network of its own: backbone %s is not used", made.method_name, backbone)
-    if resume and not (output / "config.toml").exists():
+    if resume and not (output / "config.toml").exists() and not label_runs(output):
         log.warning("%s holds no run to go on with: a new one starts", output)
+    if made.data.label == EACH:
+        runs = train_each(made, output, resume=resume)
+        log.info("run folders: %s", ", ".join(str(run.folder) for run in runs))
+        return
+    if label_runs(output):
+        raise FileSystemError("FS_EXISTS", "the runs of several labels are here", file=output, fix="choose another -o")
     folder = run_training(made, output, resume=resume)
     log.info("run folder: %s", folder)

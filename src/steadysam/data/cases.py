@@ -19,9 +19,11 @@ from steadysam.data.listing import Part, json_error, msd_cases, plain_images, ra
 from steadysam.data.patients import read_patients
 from steadysam.data.sniff import SUFFIXES, case_name
 from steadysam.errors import FileSystemError, InputError
-from steadysam.files import read_json
+from steadysam.files import read_json, slug
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.types import Grid
+
+EACH = "each"  # in place of a label's name: all labels, one after the other
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,14 @@ class Dataset:
     def foreground(self) -> dict[str, int]:
         """The labels that can be segmented: neither background nor what is to be ignored."""
         return {name: value for name, value in self.labels.items() if value != 0 and name.lower() != "ignore"}
+
+    @property
+    def label_folders(self) -> dict[str, str]:
+        """Foreground label -> a folder name; its number where nothing is left of a name, or the same as of another."""
+        slugs = {name: slug(name) for name in self.foreground}
+        folded = [text.casefold() for text in slugs.values()]
+        clear = {name for name, text in slugs.items() if text and folded.count(text.casefold()) == 1}
+        return {name: slugs[name] if name in clear else f"label-{value}" for name, value in self.foreground.items()}
 
     def channel_name(self, channel: int) -> str:
         """What a channel is, or "" where nothing says so."""

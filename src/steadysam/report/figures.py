@@ -7,7 +7,7 @@ Slices are shown as stored (x to the right, y down), with true pixel proportions
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TRUTH, PREDICTION = "#56B4E9", "#E69F00"
+STRUCTURES = ("#E69F00", "#56B4E9", "#F0E442", "#FF5FA8", "#00D59A", "#D55E00", "#CC79A7")  # bright: on grey slices
 # kind of point -> (marker, colour, what the legend says)
 MARKS: dict[str, tuple[str, str, str]] = {
     "raw": ("o", "#F0E442", "prompt"),
@@ -57,6 +58,7 @@ class Panel:
         window: `(x0, y0, x1, y1)` in pixels to zoom to, or None for the whole slice.
         box: `(x0, y0, x1, y1)` in pixels, a prompt, or None.
         boxes: the same, boxes that a detector found.
+        structures: name -> (H, W) mask, one colour each; the same names in all panels of a strip.
     """
 
     image: NDArray[Any]
@@ -68,6 +70,7 @@ class Panel:
     window: tuple[float, float, float, float] | None = None
     box: tuple[float, float, float, float] | None = None
     boxes: Sequence[tuple[float, float, float, float]] = ()
+    structures: Mapping[str, NDArray[Any]] = field(default_factory=dict)
 
 
 def overlay(panel: Panel, *, spacing: tuple[float, float] = (1.0, 1.0), legend: bool = True) -> bytes:
@@ -212,6 +215,9 @@ def _draw(axes: Axes, panel: Panel, spacing: tuple[float, float]) -> None:
             interpolation="nearest",
             aspect=spacing[0] / spacing[1],
         )
+    for number, mask in enumerate(panel.structures.values()):
+        if np.any(mask):
+            _contour(axes, mask, *_look(number))
     for mask, colour, dash in ((panel.true, TRUTH, "solid"), (panel.pred, PREDICTION, "dashed")):
         if mask is not None and np.any(mask):
             _contour(axes, mask, colour, dash)
@@ -226,6 +232,11 @@ def _draw(axes: Axes, panel: Panel, spacing: tuple[float, float]) -> None:
     axes.set_ylim(y1, y0)
     if panel.title:
         axes.set_title(panel.title, fontsize=8.5)
+
+
+def _look(number: int) -> tuple[str, Any]:
+    """Colour and dash of one structure of many."""
+    return STRUCTURES[number % len(STRUCTURES)], DASHES[number // len(STRUCTURES) % len(DASHES)]
 
 
 def _contour(axes: Axes, mask: NDArray[Any], colour: str, dash: str) -> None:
@@ -253,6 +264,9 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
         handles.append(Line2D([], [], color=PREDICTION, linewidth=1.8, linestyle="dashed", label="prediction"))
     if any(panel.boxes for panel in panels):
         handles.append(Line2D([], [], color=PREDICTION, linewidth=1.2, label="detected"))
+    for number, name in enumerate(next((panel.structures for panel in panels if panel.structures), ())):
+        colour, dash = _look(number)
+        handles.append(Line2D([], [], color=colour, linewidth=1.8, linestyle=dash, label=name))
     drawn = {kind for panel in panels if panel.marks is not None for kind in panel.marks.kinds}
     for kind, (marker, colour, text) in MARKS.items():
         if kind in drawn:

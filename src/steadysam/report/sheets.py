@@ -54,6 +54,26 @@ def mask_panel(case: Mapping[str, Any], image: Path, folder: Path) -> Panel:
     return Panel(volume.slice_image(t), f"{_place(name, t, len(areas))}\n{said}", pred=masks[t], marks=marks)
 
 
+def label_panel(name: str, combined: Mapping[str, Any], image: Path, folder: Path) -> Panel:
+    """The slice that shows most labels, and of these the one with the largest area; the middle one of an empty map.
+
+    Args:
+        combined: content of the `combined.json` in `folder`, which holds the label maps.
+    """
+    runs = combined["runs"].values()
+    axes = [case["slice_axis"] for run in runs for case in run.get("cases", ()) if case["case"] == name]
+    volume = read_volume(image, slice_axis=axes[0] if axes else None)
+    array, _ = read_label_map(folder / f"{name}{mask_ending(volume)}", slice_axis=volume.grid.slice_axis)
+    labels = stack_slices(array, volume.grid)
+    structures = {label: labels == value for label, value in combined["labels"].items()}
+    areas = np.array([mask.sum(axis=(1, 2)) for mask in structures.values()])
+    ranks = (areas > 0).sum(axis=0) * labels[0].size + areas.sum(axis=0)
+    t = int(ranks.argmax()) if ranks.any() else len(labels) // 2
+    said = f"{(areas[:, t] > 0).sum()} of {len(areas)} labels" if ranks.any() else "empty label map"
+    shown = {label: mask[t] for label, mask in structures.items()}
+    return Panel(volume.slice_image(t), f"{_place(name, t, len(labels))}\n{said}", structures=shown)
+
+
 def sheet(panels: Sequence[Panel]) -> bytes:
     """PNG of the panels, four in a row."""
     return strip([panels[start : start + _COLUMNS] for start in range(0, len(panels), _COLUMNS)])

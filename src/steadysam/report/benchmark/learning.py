@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from steadysam.bench.store import slug
+from steadysam.files import slug
 from steadysam.report.benchmark.pooling import Book
 from steadysam.report.html import Table
 from steadysam.report.panels import Panel, Series, draw_panels

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from steadysam import __version__
-from steadysam.bench.store import slug
 from steadysam.bench.suite import Suite
 from steadysam.errors import UsageError
-from steadysam.files import write_json, write_text
+from steadysam.files import slug, write_json, write_text
 from steadysam.report.benchmark import ablations, detection, filtering, grids, leads, learning, paired, robustness
 from steadysam.report.benchmark.cells import cell_rows
 from steadysam.report.benchmark.draft import Draft, Rows, flat
