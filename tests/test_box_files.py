@@ -117,6 +117,7 @@ def test_errors(run, toy_dataset, toy_run, tmp_path, capsys):
         ((tmp_path, images), 5, "RUN_MISSING"),
         ((run, tmp_path / "none"), 4, "FILE_MISSING"),
         ((run, images, "--labels", tmp_path / "none"), 4, "FILE_MISSING"),
+        ((run, images, "--labels", toy_dataset / "labelsTr"), 4, "no case has a label"),
         ((run, images, "--confidence", 2), 3, "CONFIG_VALUE"),
         ((run, images, "--per-slice", -1), 2, "DETECT_PER_SLICE"),
     ]

@@ -18,7 +18,7 @@ from steadysam.box_prompts import CaseBoxes, DetectOptions, detect_volume, detec
 from steadysam.data.cases import check_pair
 from steadysam.data.volumes import read_label_map, read_volume, select_label
 from steadysam.errors import InputError, SteadyError
-from steadysam.evaluate import mask_files
+from steadysam.evaluate import listed, mask_files
 from steadysam.files import sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import describe_grid
 from steadysam.jobs import Job
@@ -65,13 +65,13 @@ def detect_files(
         The rows of `score_boxes`; [] without labels.
 
     Raises:
-        ConfigError: those of `detector_of`. LockedError: `FS_LOCKED`, another process writes into the same folder.
+        ConfigError: those of `detector_of`. InputError: `DATA_PAIRS`, no case has a label. LockedError: `FS_LOCKED`, another process writes into the same folder.
         BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
             job raises its own error.
     """
     output, started = Path(output), time.monotonic()
     _, config = detector_of(run, options)
-    labels = None if truth is None else mask_files(truth.folder)
+    labels = None if truth is None else _label_files(truth.folder, jobs)
     with alone_in(output):
         sweep_temporaries(output)
         records, failures, scored = [], [], []
@@ -109,6 +109,21 @@ def detect_files(
         write_json(output / "run.json", {**_provenance(run, records), **facts})
         report_failures(output, failures, len(jobs))
     return rows
+
+
+def _label_files(folder: Path, jobs: Sequence[Job]) -> dict[str, Path]:
+    """The label maps by case; a folder that has none of the cases is the wrong one."""
+    found = mask_files(folder)
+    if not any(job.name in found for job in jobs):
+        raise InputError(
+            "DATA_PAIRS",
+            "no case has a label in this folder",
+            file=folder,
+            seen=listed(sorted(found), 5),
+            expected=listed([job.name for job in jobs], 5),
+            fix="name the folder with the labels of these images, such as labelsTs",
+        )
+    return found
 
 
 def _detect_job(run: Run, job: Job, options: DetectOptions, true_mask: Callable[[Grid], Mask] | None) -> CaseBoxes:
