@@ -10,7 +10,7 @@ import pytest
 from conftest import make_affine
 from steadysam.cli import app
 from steadysam.combining import Structure, combine_folders, combine_masks
-from steadysam.data.volumes import read_label_map, write_mask, write_volume
+from steadysam.data.volumes import read_label_map, write_mask, write_probability, write_volume
 from steadysam.errors import BatchError, InputError, UsageError
 from steadysam.files import read_json, write_json
 from steadysam.types import Grid, Mask
@@ -42,6 +42,38 @@ def test_the_first_structure_keeps_disputed_voxels():
     assert (labels[first] == 3).all()
     assert (labels[second & ~first] == 1).all()
     assert not labels[~first & ~second].any()
+
+
+def test_the_most_probable_structure_keeps_disputed_voxels():
+    first, second = mask(0, 0).array, mask(2, 1).array
+    both = np.argwhere(first & second)
+    chances = [np.full(first.shape, 0.8, np.float32), np.full(first.shape, 0.7, np.float32)]
+    chances[1][tuple(both[1])] = 0.9
+    chances[1][tuple(both[2])] = 0.8
+    labels, disputed = combine_masks([first, second], [3, 1], chances)
+    assert disputed == 3
+    assert [int(labels[tuple(place)]) for place in both] == [3, 1, 3], "of equal ones the first"
+    chances[1][:] = 1.0
+    assert (combine_masks([first, second], [3, 1], chances)[0][second] == 1).all()
+    assert not labels[~first & ~second].any()
+
+
+def test_probabilities_of_files(tmp_path, capsys):
+    a, b = folders(tmp_path)
+    words = ("combine", f"3={a.folder}", f"1={b.folder}", "-o", tmp_path / "out", "--disputed", "probability")
+    assert steadysam(*words) == 6
+    assert "no probability of 3" in capsys.readouterr().err
+    for structure, chance in ((a, 0.6), (b, 0.7)):
+        for case in ("one", "two"):
+            array = np.full(grid().shape, chance)
+            write_probability(structure.folder / "probabilities" / f"{case}.nii.gz", array, grid())
+    assert steadysam(*words) == 0
+    labels, _ = read_label_map(tmp_path / "out" / "one.nii.gz")
+    assert (labels[mask(2, 1).array] == 1).all()
+    assert read_json(tmp_path / "out" / "combined.json")["disputed"] == "probability"
+    write_probability(a.folder / "probabilities" / "one.nii.gz", np.ones((7, 5, 4)), grid((7, 5, 4)))
+    assert steadysam(*words) == 6
+    assert "LABEL_GRID" in capsys.readouterr().err
 
 
 def test_folders_become_label_maps_on_the_same_grid(tmp_path):

@@ -21,9 +21,11 @@ from steadysam.data.volumes import (
     choose_slice_axis,
     read_grid,
     read_label_map,
+    read_probability,
     read_volume,
     select_label,
     write_mask,
+    write_probability,
     write_volume,
 )
 from steadysam.errors import SteadyError
@@ -298,6 +300,19 @@ def test_mask_of_a_picture_can_be_written_and_read(tmp_path: Path) -> None:
     back, grid = read_label_map(tmp_path / "m.nii.gz")
     assert np.array_equal(back, mask)
     assert grid.key() == volume.grid.key()
+
+
+@pytest.mark.parametrize("most", [1.0, 0.002])
+def test_probabilities_come_back(tmp_path: Path, most: float) -> None:
+    """Also of a picture whose probabilities would all fit into 8 bits."""
+    chances = np.random.default_rng(1).uniform(0, most, (4, 6, 3)).astype(np.float32)
+    volume = Grid((4, 6, 3), np.diag([1.0, 2.0, 3.0, 1.0]), 2)
+    picture_grid = Grid((4, 6, 1), np.eye(4), 2)
+    for name, array, grid in (("a.nii.gz", chances, volume), ("a.png", chances[:, :, :1], picture_grid)):
+        write_probability(tmp_path / name, array, grid)
+        back, own = read_probability(tmp_path / name)
+        assert back == pytest.approx(array, abs=1e-5)
+        assert own.shape == grid.shape
 
 
 def test_case_names() -> None:

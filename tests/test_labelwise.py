@@ -10,7 +10,7 @@ import pytest
 from conftest import make_affine
 from steadysam.config import make_config
 from steadysam.data.cases import read_dataset
-from steadysam.data.volumes import read_grid, read_label_map, write_volume
+from steadysam.data.volumes import read_grid, read_label_map, read_probability, write_volume
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError
 from steadysam.files import read_json, sha256_file, write_json
 from steadysam.labelwise import label_runs, train_each
@@ -86,8 +86,10 @@ def test_masks_become_label_maps_that_evaluate_scores_and_names(data, runs, tmp_
     assert sorted(np.unique(labels)) == [0, 1, 3]
     assert grid.key() == read_grid(data / "imagesTs" / "c5_0000.nii.gz").key()
     assert (labels == 1).any()
-    rim, _ = read_label_map(out / "rim" / "c5.nii.gz")
-    assert ((labels == 1) == (rim == 1)).all(), "the first label keeps what both claim"
+    masks = [read_label_map(out / name / "c5.nii.gz")[0] == 1 for name in ("rim", "Kern")]
+    rim, core = (read_probability(out / name / "probabilities" / "c5.nii.gz")[0] for name in ("rim", "Kern"))
+    assert ((labels == 1) == (masks[0] & ~(masks[1] & (core > rim)))).all(), "the more probable label keeps a voxel"
+    assert ((labels == 3) == (masks[1] & ~(masks[0] & (rim >= core)))).all()
     assert (out / "pictures" / "masks.png").read_bytes().startswith(b"\x89PNG")
     assert steadysam("evaluate", out, data / "labelsTs", "--label", "each", "-o", tmp_path / "report") == 0
     rows = list(csv.DictReader((tmp_path / "report" / "labels.csv").open(encoding="utf-8")))

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from conftest import GRIDS, make_affine
-from steadysam.data.volumes import read_grid, read_label_map, read_volume, write_volume
+from steadysam.data.volumes import read_grid, read_label_map, read_probability, read_volume, write_volume
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError
 from steadysam.evaluate import evaluate_folder
@@ -83,6 +83,21 @@ def test_a_folder_and_what_the_record_says(run, folders, tmp_path):
         assert set(case["seconds"]) == {"read", "segment", "write"}
         assert case["slice_axis"] == read_grid(images / f"{name}_0000.nii.gz").slice_axis
         assert case["notes"]["foreground_voxels"] == int(read_label_map(out / f"{name}.nii.gz")[0].sum())
+
+
+def test_probabilities_are_those_of_the_masks(run, folders, tmp_path):
+    images, prompts = folders
+    for threshold in (0.5, 0.2):
+        options = PredictOptions(probabilities=True, threshold=threshold)
+        predict(run, find_jobs(images, prompts), tmp_path / "out", options)
+        for name in CASES:
+            mask, grid = read_label_map(tmp_path / "out" / f"{name}.nii.gz")
+            probability, own = read_probability(tmp_path / "out" / "probabilities" / f"{name}.nii.gz")
+            assert own.key() == grid.key()
+            assert 0 < probability.min() < probability.max() < 1
+            clear = abs(probability - threshold) > 1e-4
+            assert ((probability > threshold) == (mask > 0))[clear].all()
+    assert len(evaluate_folder(tmp_path / "out", tmp_path / "out").cases) == 3, "probabilities are no masks"
 
 
 def test_the_same_command_gives_the_same_bytes(run, folders, tmp_path):

@@ -65,9 +65,9 @@ def detect_files(
         The rows of `score_boxes`; [] without labels.
 
     Raises:
-        ConfigError: those of `detector_of`. InputError: `DATA_PAIRS`, no case has a label. LockedError: `FS_LOCKED`, another process writes into the same folder.
-        BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
-            job raises its own error.
+        ConfigError: those of `detector_of`. InputError: `DATA_PAIRS`, no case has a label. LockedError: `FS_LOCKED`,
+            another process writes into the same folder. BatchError: `BATCH_FAILED` after the last case if some failed;
+            `failures.jsonl` says which and why. A single job raises its own error.
     """
     output, started = Path(output), time.monotonic()
     _, config = detector_of(run, options)

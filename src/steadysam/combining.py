@@ -5,20 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from steadysam.data.volumes import read_label_map, write_volume
+from steadysam.data.volumes import read_label_map, read_probability, write_volume
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import COMBINED_FILE, mask_files, read_record, several_numbers
+from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, mask_files, read_record, several_numbers
 from steadysam.files import sha256_file, write_json
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.provenance import target_label, without_seconds
 from steadysam.types import Grid
 
 FORMAT = "steadysam-combined-1"
+Disputed = Literal["order", "probability"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,24 @@ class Structure:
     folder: Path
 
 
-def combine_masks(masks: Sequence[NDArray[np.bool_]], values: Sequence[int]) -> tuple[NDArray[np.uint8], int]:
+def combine_masks(
+    masks: Sequence[NDArray[np.bool_]],
+    values: Sequence[int],
+    probabilities: Sequence[NDArray[np.floating[Any]]] | None = None,
+) -> tuple[NDArray[np.uint8], int]:
     """(I, J, K) masks -> one label map, and the number of voxels that more than one mask claimed.
 
-    The mask that is named first keeps such voxels.
+    Of those that claim such a voxel the one with the largest of the `probabilities` (I, J, K) keeps it; without these,
+    and of equal ones, the one that is named first.
     """
     labels = np.zeros(masks[0].shape, np.uint8)
     claimed = np.zeros(masks[0].shape, np.uint8)
-    for mask, value in zip(masks, values, strict=True):
-        labels[mask & (labels == 0)] = value
+    best = np.full(masks[0].shape, -1.0, np.float32)
+    for number, (mask, value) in enumerate(zip(masks, values, strict=True)):
+        probability = 0.0 if probabilities is None else probabilities[number]
+        wins = mask & (probability > best)
+        labels[wins] = value
+        best = np.where(wins, probability, best)
         claimed += mask
     return labels, int((claimed > 1).sum())
 
@@ -49,17 +59,20 @@ def combine_folders(
     track: Callable[[Iterable[str]], Iterable[str]] = iter,
     *,
     only: Collection[str] | None = None,
+    disputed: Disputed = "order",
 ) -> dict[str, Any]:
     """Write `CASE.nii.gz` (of pictures `CASE.png`) for every case of every folder, and `combined.json`, the result.
 
     Args:
         track: wraps the case names, for a progress bar.
         only: the cases to put together; None: all that a folder has.
+        disputed: who keeps a voxel that several claim: the structure that is named first, or the one with the largest
+            probability, from the folder `probabilities` beside the masks.
 
     Raises:
         InputError: `COMBINE_VALUES`, `COMBINE_OTHER_LABEL` if a folder's `run.json` says that its masks are of another
-            label, those of `mask_files`. BatchError: `COMBINE_FAILED`, after all other cases, if a case lacks a mask,
-            one holds several numbers, or its masks lie on different grids.
+            label, those of `mask_files`. BatchError: `COMBINE_FAILED`, after all other cases, if a case lacks a mask or
+            a probability, a mask holds several numbers, or they lie on different grids.
     """
     values = [structure.value for structure in structures]
     if len(set(values)) < len(values) or not all(1 <= value <= 255 for value in values):
@@ -75,7 +88,8 @@ def combine_folders(
     for case in track(sorted(names if only is None else names & set(only))):
         try:
             masks, grid = _read(case, {name: found.get(case) for name, found in files.items()})
-            labels, disputed = combine_masks(masks, values)
+            chances = _probabilities(case, structures, grid) if disputed == "probability" else None
+            labels, claimed = combine_masks(masks, values, chances)
             pictures = all(Path(found[case]).suffix == ".png" for found in files.values())
             path = output / f"{case}{'.png' if pictures else '.nii.gz'}"
             write_volume(path, labels, grid)
@@ -84,9 +98,9 @@ def combine_folders(
             continue
         hashes = {name: sha256_file(found[case]) for name, found in files.items()}
         counts = {s.name: int((labels == s.value).sum()) for s in structures}
-        cases[case] = {"masks_sha256": hashes, "voxels": counts, "disputed_voxels": disputed}
+        cases[case] = {"masks_sha256": hashes, "voxels": counts, "disputed_voxels": claimed}
         cases[case]["sha256"] = sha256_file(path)
-    record = {"format": FORMAT, "labels": {s.name: s.value for s in structures}, "cases": cases}
+    record = {"format": FORMAT, "labels": {s.name: s.value for s in structures}, "disputed": disputed, "cases": cases}
     record["runs"] = {s.name: without_seconds(read_record(s.folder)) for s in structures}
     record["failures"] = {case: error.to_dict() for case, error in failures.items()}
     if cases or not failures:
@@ -134,3 +148,23 @@ def _read(case: str, paths: dict[str, Path | None]) -> tuple[list[NDArray[np.boo
     if first is None:
         raise InputError("COMBINE_MISSING", f"case {case} has no mask")
     return masks, first
+
+
+def _probabilities(case: str, structures: Sequence[Structure], grid: Grid) -> list[NDArray[np.float32]]:
+    found = []
+    for structure in structures:
+        folder = structure.folder / PROBABILITIES
+        path = mask_files(folder).get(case) if folder.is_dir() else None
+        if path is None:
+            raise InputError(
+                "COMBINE_MISSING",
+                f"case {case} has no probability of {structure.name}",
+                file=folder,
+                fix="predict with --probabilities, or let the order decide",
+            )
+        array, own = read_probability(path, slice_axis=grid.slice_axis)
+        if not grids_agree(own, grid):
+            seen, expected = describe_grid(own), describe_grid(grid)
+            raise InputError("LABEL_GRID", "mask and probability on two grids", file=path, seen=seen, expected=expected)
+        found.append(array)
+    return found

@@ -19,6 +19,7 @@ from steadysam.provenance import combined_record, mask_hashes, slice_axes, train
 from steadysam.types import Grid, stack_slices
 
 COMBINED_FILE = "combined.json"  # beside label maps
+PROBABILITIES = "probabilities"  # folder, beside masks
 
 
 def evaluate_case(

@@ -93,9 +93,9 @@ def label_runs(folder: str | Path) -> tuple[LabelRun, ...]:
 
 
 def predict_each(runs: Sequence[LabelRun], output: str | Path, predict: Callable[[LabelRun], Any]) -> dict[str, Any]:
-    """Let `predict` write the masks of every run into `output`/LABEL, and put them together in `output`.
+    """Let `predict` write masks and probabilities of every run into `output`/LABEL; put them together in `output`.
 
-    Where two labels claim a voxel, the one that `dataset.json` names first keeps it.
+    Where two labels claim a voxel, the one with the larger probability keeps it.
 
     Returns:
         The content of `combined.json`.
@@ -112,7 +112,8 @@ def predict_each(runs: Sequence[LabelRun], output: str | Path, predict: Callable
             failed.append(error)
     structures = [Structure(run.name, run.value, output / run.folder.name) for run in runs]
     written = [{case["case"] for case in read_record(one.folder).get("cases", ())} for one in structures]
-    record = combine_folders(structures, output, only=set.intersection(*written))  # not masks of an earlier call
+    here = set.intersection(*written)  # not masks of an earlier call
+    record = combine_folders(structures, output, only=here, disputed="probability")
     if failed:
         raise failed[0]
     return record

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from steadysam.audit import write_audit
-from steadysam.data.slices import channels_of
-from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask
+from steadysam.data.slices import channels_of, unfit_values
+from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask, write_probability
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import listed, read_record
+from steadysam.evaluate import PROBABILITIES, listed, read_record
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.jobs import Job
@@ -41,6 +41,7 @@ class PredictOptions:
         channel: channel number in nnU-Net file names of a folder.
         settings: settings of the method that differ from the run's, for the record.
         threshold: the mask is where the probability is larger.
+        probabilities: write these, too, into a folder of this name.
     """
 
     slice_axis: int | None = None
@@ -48,6 +49,7 @@ class PredictOptions:
     channel: int = 0
     settings: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
+    probabilities: bool = False
 
 
 def predict(
@@ -60,6 +62,8 @@ def predict(
     track: Callable[[Iterable[Job]], Iterable[Job]] = iter,
 ) -> Path:
     """Write `CASE.nii.gz` (of a picture `CASE.png`) and the two audit files of every job, and `run.json`.
+
+    With `options.probabilities` also `probabilities/CASE.nii.gz` (of a picture a PNG of 16 bits).
 
     Returns:
         The path of `run.json`.
@@ -198,6 +202,9 @@ def _predict_case(
     with files_together(output) as part:  # no mask without its audit
         write_mask(part / name, result.mask)
         write_audit(part, job.name, prompts, result, meta)
+    if options.probabilities:
+        probability = unfit_values(result.probability, volume.grid, result.frame)
+        write_probability(output / PROBABILITIES / name, probability, volume.grid)
     clock.append(time.monotonic())
     read, network, written = (round(b - a, 3) for a, b in zip(clock, clock[1:], strict=False))
     return {

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 from rich.console import Console
@@ -20,11 +20,13 @@ def combine(
     *,
     output: Annotated[Path, Parameter(name=["--output", "-o"])],
     dataset: Path | None = None,
+    disputed: Literal["order", "probability"] = "order",
 ) -> None:
     """Put masks of several structures together into label maps.
 
     A run segments one structure. Train one per label, predict with each, and combine what they say; where two claim a
-    voxel, the structure that is named first keeps it, and combined.json says how many there were.
+    voxel, the structure that is named first keeps it, and combined.json says how many there were. `train --label each`
+    and `predict` on its folder do all this by themselves.
 
     For example:
 
@@ -40,6 +42,9 @@ def combine(
         Folder to write: CASE.nii.gz (CASE.png of pictures) and combined.json.
     dataset
         Data set folder, for the numbers of label names.
+    disputed
+        Who keeps a voxel that several structures claim: order, the one that is named first; probability, the most
+        probable one, if all were predicted with --probabilities.
     """
     from rich.progress import track
 
@@ -51,10 +56,11 @@ def combine(
         structures,
         output,
         lambda names: track(list(names), "combining", console=console, transient=True, disable=not console.is_terminal),
+        disputed=disputed,
     )
-    disputed = sum(case["disputed_voxels"] for case in record["cases"].values())
+    claimed = sum(case["disputed_voxels"] for case in record["cases"].values())
     Console(highlight=False, markup=False).print(
-        f"{len(record['cases'])} label maps in {output}; {disputed} voxels were claimed by more than one structure"
+        f"{len(record['cases'])} label maps in {output}; {claimed} voxels were claimed by more than one structure"
     )
 
 

@@ -34,6 +34,7 @@ def predict(
     channel: int = 0,
     part: Literal["train", "val", "test"] | None = None,
     threshold: float = 0.5,
+    probabilities: Annotated[bool, Parameter(negative="")] = False,
     pictures: int = 12,
     threads: int = 0,
     cache: str = "auto",
@@ -97,6 +98,9 @@ def predict(
         Only cases of this part of the split that the run was trained with: test is what it has never seen.
     threshold
         The mask is where the probability is larger.
+    probabilities
+        Write them, too: OUTPUT/probabilities/CASE.nii.gz, 0 to 1 (of pictures a PNG, 0 to 65535). They are the sigmoid
+        of the network's output and not calibrated. With a run per label they are always written.
     pictures
         Cases to show in pictures/masks.png, evenly chosen: the slice with the largest mask, its outline and the prompts
         there; 0 draws nothing.
@@ -123,6 +127,7 @@ def predict(
         channel=channel,
         part=part,
         threshold=threshold,
+        probabilities=probabilities,
         pictures=pictures,
         threads=threads,
         cache=cache,
@@ -149,6 +154,7 @@ class _Call:
     channel: int
     part: Literal["train", "val", "test"] | None
     threshold: float
+    probabilities: bool
     pictures: int
     threads: int
     cache: str
@@ -167,7 +173,7 @@ def _segment(model: str, call: _Call, output: Path) -> None:
 
     run = _run_of(model, call.device, call.method, call.overrides)
     axis = call.slice_axis if call.slice_axis is not None else run.record["data"].get("slice_axis")
-    options = PredictOptions(axis, call.outside, call.channel, dict(call.overrides), call.threshold)
+    options = PredictOptions(axis, call.outside, call.channel, dict(call.overrides), call.threshold, call.probabilities)
     given = {"device": str(run.device), "threads": call.threads, "precision": "no"}
     with computing(run.config.compute.model_copy(update=given)), progress_bar() as bar:
         task = bar.add_task("cases", total=None, note="")
@@ -198,7 +204,8 @@ def _segment_each(runs: Sequence[LabelRun], call: _Call, output: Path) -> None:
 
     def predict_label(run: LabelRun) -> None:
         prompts, coarse = (path and path / run.folder.name for path in (call.prompts, call.coarse))
-        _segment(str(run.folder), replace(call, prompts=prompts, coarse=coarse), output / run.folder.name)
+        given = replace(call, prompts=prompts, coarse=coarse, probabilities=True)
+        _segment(str(run.folder), given, output / run.folder.name)
 
     try:
         record = predict_each(runs, output, predict_label)

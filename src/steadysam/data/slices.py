@@ -153,9 +153,14 @@ def fit_masks(mask: NDArray[Any], grid: Grid, frame: Frame) -> NDArray[np.bool_]
 
 def unfit_masks(masks: NDArray[Any], grid: Grid, frame: Frame) -> NDArray[np.bool_]:
     """(D, S, S) bool in model pixels -> (I, J, K) bool on the grid, nearest neighbour; undoes `fit_masks`."""
+    return unfit_values(np.asarray(masks, bool), grid, frame)
+
+
+def unfit_values(values: NDArray[Any], grid: Grid, frame: Frame) -> NDArray[Any]:
+    """The same for any numbers, such as probabilities: what `unfit_masks` makes of a cut is the cut of these."""
     height, width = frame.fitted_hw
     rows, columns = _nearest(height, frame.height), _nearest(width, frame.width)
-    return put_slices(np.asarray(masks, bool)[:, rows[:, None], columns[None, :]], grid)
+    return put_slices(values[:, rows[:, None], columns[None, :]], grid)
 
 
 def _nearest(source: int, target: int) -> NDArray[np.int64]:

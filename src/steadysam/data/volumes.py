@@ -29,15 +29,18 @@ __all__ = [
     "mask_ending",
     "read_grid",
     "read_label_map",
+    "read_probability",
     "read_volume",
     "select_label",
     "write_mask",
+    "write_probability",
     "write_volume",
 ]
 
 log = logging.getLogger(__name__)
 
 MAX_BYTES = 8 << 30
+_STEPS = 65535  # of a probability
 _LABEL_TOLERANCE = 1e-4  # float32 scaling of whole numbers stays below this; 0.999 and 1.18 do not
 
 
@@ -153,6 +156,19 @@ def write_mask(path: str | Path, mask: Mask) -> None:
     write_volume(path, np.asarray(mask.array).astype(np.uint8) * (255 if picture else 1), mask.grid)
 
 
+def write_probability(path: str | Path, probability: NDArray[Any], grid: Grid) -> None:
+    """Write probabilities `(I, J, K)`: as NIfTI float32, as PNG, for pictures, 16 bit grey; both to 1 in 65535."""
+    steps = np.rint(np.clip(probability, 0, 1) * _STEPS)
+    write_volume(path, steps.astype(np.uint16) if Path(path).suffix == ".png" else (steps / _STEPS).astype("f4"), grid)
+
+
+def read_probability(path: str | Path, *, slice_axis: int | None = None) -> tuple[NDArray[np.float32], Grid]:
+    """What `write_probability` wrote, and its grid; errors as `read_volume`."""
+    volume = read_volume(path, slice_axis=slice_axis)
+    scale = 1 if volume.array.dtype.kind == "f" else _STEPS
+    return volume.array.astype(np.float32) / np.float32(scale), volume.grid
+
+
 def write_volume(path: str | Path, array: NDArray[Any], grid: Grid) -> None:
     """Write any numbers `(I, J, K)` as NIfTI on `grid`, or those of a picture as PNG; as `write_mask`."""
     path = Path(path)
@@ -171,7 +187,8 @@ def _grid(path: Path, shape: Sequence[int], affine: NDArray[Any], axis: int | No
     if axis not in (0, 1, 2):
         raise InputError("SLICE_AXIS", "no such axis", seen=axis, expected="0, 1 or 2")
     if shape[axis] > 1:  # a picture is one slice
-        log.info("%s: slices across axis %d (%s)", path, axis, reason)
+        level = logging.DEBUG if reason == "as given" else logging.INFO
+        log.log(level, "%s: slices across axis %d (%s)", path, axis, reason)
     return Grid((shape[0], shape[1], shape[2]), np.asarray(affine, np.float64) + 0.0, axis, header)  # no -0
 
 
