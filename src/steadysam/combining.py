@@ -15,7 +15,7 @@ from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, mask_files, read_record, several_numbers
 from steadysam.files import sha256_file, write_json
 from steadysam.geometry import describe_grid, grids_agree
-from steadysam.provenance import target_label, without_seconds
+from steadysam.provenance import slice_axes, target_label, without_seconds
 from steadysam.types import Grid
 
 FORMAT = "steadysam-combined-1"
@@ -82,12 +82,14 @@ def combine_folders(
     for structure in structures:
         _refuse_another_label(structure)
     files = {structure.name: mask_files(structure.folder) for structure in structures}
+    runs = {structure.name: without_seconds(read_record(structure.folder)) for structure in structures}
+    axes = {case: axis for record in runs.values() for case, axis in slice_axes(record).items()}
     cases: dict[str, Any] = {}
     failures: dict[str, SteadyError] = {}
     names = set().union(*files.values())
     for case in track(sorted(names if only is None else names & set(only))):
         try:
-            masks, grid = _read(case, {name: found.get(case) for name, found in files.items()})
+            masks, grid = _read(case, {name: found.get(case) for name, found in files.items()}, axes.get(case))
             chances = _probabilities(case, structures, grid) if disputed == "probability" else None
             labels, claimed = combine_masks(masks, values, chances)
             pictures = all(Path(found[case]).suffix == ".png" for found in files.values())
@@ -101,7 +103,7 @@ def combine_folders(
         cases[case] = {"masks_sha256": hashes, "voxels": counts, "disputed_voxels": claimed}
         cases[case]["sha256"] = sha256_file(path)
     record = {"format": FORMAT, "labels": {s.name: s.value for s in structures}, "disputed": disputed, "cases": cases}
-    record["runs"] = {s.name: without_seconds(read_record(s.folder)) for s in structures}
+    record["runs"] = runs
     record["failures"] = {case: error.to_dict() for case, error in failures.items()}
     if cases or not failures:
         write_json(output / COMBINED_FILE, record)
@@ -129,14 +131,14 @@ def _refuse_another_label(structure: Structure) -> None:
         )
 
 
-def _read(case: str, paths: dict[str, Path | None]) -> tuple[list[NDArray[np.bool_]], Grid]:
+def _read(case: str, paths: dict[str, Path | None], axis: int | None) -> tuple[list[NDArray[np.bool_]], Grid]:
     missing = [name for name, path in paths.items() if path is None]
     if missing:
         raise InputError("COMBINE_MISSING", f"case {case} has no mask of {', '.join(missing)}")
     masks: list[NDArray[np.bool_]] = []
     first: Grid | None = None
     for path in paths.values():
-        array, grid = read_label_map(path) if path is not None else (np.zeros(0), None)
+        array, grid = (np.zeros(0), None) if path is None else read_label_map(path, slice_axis=axis)
         if first is not None and grid is not None and not grids_agree(grid, first):
             seen, expected = describe_grid(grid), describe_grid(first)
             raise InputError("LABEL_GRID", "masks of one case on two grids", file=path, seen=seen, expected=expected)
