@@ -11,7 +11,7 @@ from conftest import make_affine
 from steadysam.config import make_config
 from steadysam.data.cases import read_dataset
 from steadysam.data.volumes import read_grid, read_label_map, read_probability, write_volume
-from steadysam.errors import CheckpointError, ConfigError, FileSystemError
+from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
 from steadysam.files import read_json, sha256_file, write_json
 from steadysam.labelwise import label_runs, train_each
 from steadysam.prompts.files import write_prompts
@@ -144,6 +144,15 @@ def test_what_is_there_is_neither_written_over_nor_trained_again(data, runs, tmp
     with pytest.raises(FileSystemError, match="single label"):
         train_each(short, folder / "rim")
     assert steadysam("train", data, "--label", "Kern", "--method", "unet", "-o", folder) == 8
+
+
+def test_bad_input_leaves_nothing(data, tmp_path):
+    folder = tmp_path / "Dataset005_Bad"
+    shutil.copytree(data, folder)
+    (folder / "labelsTr" / "c0.nii.gz").write_bytes(b"no labels")
+    with pytest.raises(SteadyError):
+        train_each(config(folder), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_prompts_belong_to_a_label(data, tmp_path):

@@ -7,7 +7,9 @@ RUNS/LABEL/           a run folder, see `steadysam.runs`
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,10 +65,18 @@ def train_each(config: RunConfig, folder: str | Path, *, resume: bool = False) -
             fix="regions may overlap: train one run for each, and combine their masks in the order that is meant",
         )
     configs = [_of_label(config, data, run) for run in runs]
-    _open(folder, runs, resume)
-    for number, (run, made) in enumerate(zip(runs, configs, strict=True), 1):
-        logger.info("label %s, %d of %d", run.name, number, len(runs))
-        train(made, run.folder, resume=resume)
+    first = os.environ.get("RANK", "0") == "0"  # of several processes that train together
+    if first:
+        _open(folder, runs, resume)
+    try:
+        for number, (run, made) in enumerate(zip(runs, configs, strict=True), 1):
+            logger.info("label %s, %d of %d", run.name, number, len(runs))
+            train(made, run.folder, resume=resume)
+    finally:
+        if first and not any(run.folder.exists() for run in runs):  # bad input must not be in the way of the next call
+            (folder / RUNS_FILE).unlink(missing_ok=True)
+            with suppress(OSError):
+                folder.rmdir()
     return runs
 
 
