@@ -16,14 +16,13 @@ import torch
 
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.bench.group import Folders, Group
-from steadysam.bench.store import slug
 from steadysam.bench.suite import read_suite
 from steadysam.data.slices import fit_masks, prepare_stack
 from steadysam.detection.assign import task_aligned_assign
 from steadysam.detection.boxes import boxes_of_mask
 from steadysam.detection.distill import edge_divergence
 from steadysam.detection.yolo import Detector
-from steadysam.files import write_text
+from steadysam.files import slug, write_text
 from steadysam.methods.detecting import detector_images
 from steadysam.runs import load_run
 

@@ -12,12 +12,12 @@ from steadysam.bench.evidence import Evidence, in_mask
 from steadysam.bench.group import Folders, Group, Options, nested
 from steadysam.bench.promptsets import chosen_points, noise_model, some_points
 from steadysam.bench.run import Work, bench, jobs_of, progress, rows_of_tables
-from steadysam.bench.store import cell_path, cells, read_cell, slug
+from steadysam.bench.store import cell_path, cells, read_cell
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.bench.sweep import best_rate, chosen_rates
 from steadysam.config import merged
 from steadysam.errors import BatchError, ConfigError, InputError
-from steadysam.files import read_json
+from steadysam.files import read_json, slug
 from steadysam.geometry import slice_points
 from steadysam.metrics import METRICS
 from steadysam.summary import summarise

@@ -110,7 +110,7 @@ def test_a_case_that_cannot_be_combined_stops_no_other(tmp_path):
     (tmp_path / "b" / "one.nii.gz").unlink()
     write_mask(tmp_path / "b" / "three.nii.gz", mask(0, 0, on=grid((7, 5, 4))))
     write_mask(tmp_path / "a" / "three.nii.gz", mask(0, 0))
-    with pytest.raises(BatchError, match="2 cases could not be combined") as caught:
+    with pytest.raises(BatchError, match="2 of 3 cases could not be combined") as caught:
         combine_folders(structures, tmp_path / "out")
     assert caught.value.code == "COMBINE_FAILED"
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["combined.json", "two.nii.gz"]
@@ -119,6 +119,14 @@ def test_a_case_that_cannot_be_combined_stops_no_other(tmp_path):
         "one": "COMBINE_MISSING",
         "three": "LABEL_GRID",
     }
+
+
+def test_the_output_is_none_of_the_inputs(tmp_path):
+    a, b = folders(tmp_path)
+    before = {path.name: path.read_bytes() for path in a.folder.iterdir()}
+    with pytest.raises(InputError, match="COMBINE_OUTPUT"):
+        combine_folders([a, b], a.folder)
+    assert {path.name: path.read_bytes() for path in a.folder.iterdir()} == before
 
 
 def test_numbers_must_differ(tmp_path):

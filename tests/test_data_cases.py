@@ -153,6 +153,11 @@ def test_unknown_labels_list_what_exists(tmp_path: Path, label: str) -> None:
     assert caught.value.code == "LABEL_UNKNOWN"
 
 
+def test_a_name_with_a_plus_is_a_name(tmp_path: Path) -> None:
+    dataset = read_dataset(raw(tmp_path, labels={"background": 0, "A": 1, "A+B": 2, "B": 3, "lesion+": 4, " pad": 5}))
+    assert [resolve_label(dataset, label) for label in ("A+B", "B+A", "lesion+", " pad")] == [(2,), (1, 3), (4,), (5,)]
+
+
 def test_regions(tmp_path: Path) -> None:
     dataset = read_dataset(raw(tmp_path, labels={"background": 0, "whole": [1, 2, 3], "core": [2, 3]}))
     assert resolve_label(dataset, "core") == (2, 3)

@@ -67,10 +67,10 @@ class Evaluation:
         missing_predictions: labels without a prediction.
         missing_labels: predictions without a label.
         failures: case name -> error, for cases that could not be scored.
-        record: content of the predictions' `run.json`, {} if there is none.
-        changed: cases whose mask is not the one that `run.json` describes.
-        trained: scored cases whose image trained or validated the run, by `run.json`.
-        foreign: cases of which `run.json`, where it lists any, says nothing: masks of another run or tool.
+        record: see `read_record`.
+        changed: cases whose mask is not the one that the record describes.
+        trained: scored cases whose image trained or validated the run, by the record.
+        foreign: cases of which the record says nothing, where it is one of masks: those of another run or tool.
     """
 
     cases: tuple[CaseScores, ...]
@@ -123,7 +123,7 @@ def evaluate_folder(
         label_folder: label maps `CASE.nii.gz` and so on.
         label_values: labels whose union is the target; None means every value but 0.
         size: grid of the pixel metrics, see `evaluate_case`.
-        slice_axis: where slices are cut; None takes what `run.json` recorded, else the label's own axis.
+        slice_axis: where slices are cut; None takes what predict recorded, else the label's own axis.
         label_maps: the predictions are label maps, also where one holds a single number; else `combined.json` says so.
         progress: wraps the list of case names, for a progress bar.
 
@@ -141,9 +141,7 @@ def evaluate_folder(
             seen=f"predictions {listed(sorted(preds))}; labels {listed(sorted(labels))}",
             fix="file names must match: PRED/CASE.nii.gz and LABELS/CASE.nii.gz",
         )
-    record = read_record(pred_folder)
-    if holds_label_maps(pred_folder):
-        record = combined_record(read_json(pred_folder / COMBINED_FILE), label_values)
+    record = read_record(pred_folder, label_values)
     axes = slice_axes(record) if slice_axis is None else dict.fromkeys(common, slice_axis)
     maps = label_maps or holds_label_maps(pred_folder)
     cases: list[CaseScores] = []
@@ -164,7 +162,7 @@ def evaluate_folder(
         record=record,
         trained=tuple(name for name in common if name in training_cases(record)),
         changed=tuple(name for name, sha in hashes.items() if _differs(preds.get(name), sha)),
-        foreign=tuple(name for name in common if hashes and name not in hashes),
+        foreign=tuple(name for name in common if (hashes or "cases" in record) and name not in hashes),
     )
 
 
@@ -243,11 +241,23 @@ def mask_files(folder: Path) -> dict[str, Path]:
     return found
 
 
-def read_record(folder: Path) -> dict[str, Any]:
-    """The `run.json` that predict wrote beside its masks; {} if there is none."""
+def read_record(folder: Path, values: Sequence[int] | None = None) -> dict[str, Any]:
+    """The `run.json` that predict wrote beside its masks; {} if there is none.
+
+    Of label maps it is what the runs of the labels `values` (None: of all) say alike, see `combined_record`.
+    """
+    if holds_label_maps(folder):
+        return combined_record(read_json(Path(folder) / COMBINED_FILE), values)
     path = Path(folder) / "run.json"
     value = read_json(path) if path.is_file() else {}
     return value if isinstance(value, dict) else {}
+
+
+def labels_of_maps(folder: Path) -> dict[str, int]:
+    """The labels that were put together in a folder of label maps; {} where nothing says so."""
+    value = read_json(Path(folder) / COMBINED_FILE) if holds_label_maps(folder) else {}
+    labels = value.get("labels") if isinstance(value, dict) else None
+    return labels if isinstance(labels, dict) else {}
 
 
 def _differs(path: Path | None, sha256: str) -> bool:

@@ -15,7 +15,7 @@ from steadysam.data.slices import channels_of, unfit_values
 from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask, write_probability
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import PROBABILITIES, listed, read_record
+from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, listed, read_record
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.jobs import Job
@@ -88,6 +88,7 @@ def _predict(
     track: Callable[[Iterable[Job]], Iterable[Job]],
 ) -> Path:
     sweep_temporaries(output)
+    sweep_temporaries(output / PROBABILITIES)
     before = _earlier(output)
     if not traits_of(run.method, run.settings).prompted and any(job.prompts is not None for job in jobs):
         logger.warning("%s looks at no prompts: those given are not used", run.config.method_name)
@@ -118,6 +119,7 @@ def _predict(
         "seconds": round(time.monotonic() - started, 3),
     }
     path = write_json(output / "run.json", record)
+    (output / COMBINED_FILE).unlink(missing_ok=True)  # of label maps that lay here
     _warn(output, cases, before, run.record["data"].get("image_channels"))
     _warn_of_training(cases)
     report_failures(output, failures, len(jobs))
@@ -199,12 +201,13 @@ def _predict_case(
     clock.append(time.monotonic())
     meta = {"method": run.config.method_name, "weights_sha256": run.record["weights_sha256"]}
     name = f"{job.name}{mask_ending(volume)}"
+    chances = output / PROBABILITIES / name
+    chances.unlink(missing_ok=True)  # of an earlier call
     with files_together(output) as part:  # no mask without its audit
         write_mask(part / name, result.mask)
         write_audit(part, job.name, prompts, result, meta)
     if options.probabilities:
-        probability = unfit_values(result.probability, volume.grid, result.frame)
-        write_probability(output / PROBABILITIES / name, probability, volume.grid)
+        write_probability(chances, unfit_values(result.probability, volume.grid, result.frame), volume.grid)
     clock.append(time.monotonic())
     read, network, written = (round(b - a, 3) for a, b in zip(clock, clock[1:], strict=False))
     return {
@@ -221,6 +224,7 @@ def _predict_case(
             "history": [dict(step) for step in prompts.history],
         },
         "mask_sha256": sha256_file(output / name),
+        "probability_sha256": sha256_file(chances) if options.probabilities else None,
         "notes": result.notes,
         "seconds": {"read": read, "segment": network, "write": written},
     }

@@ -5,7 +5,7 @@ Read leniently: predictions of other tools have no record, or one of another sha
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from steadysam.summary import PROVENANCE_KEYS
@@ -19,6 +19,7 @@ _OF_PROMPTS = (
     "empty_slice_rule",
     "empty_consensus_policy",
 )
+_NOTHING = object()
 _NOISE_NAMES = ("simulator", "corruption", "step", "kind", "name")
 
 
@@ -79,6 +80,15 @@ def mask_hashes(record: Mapping[str, Any]) -> dict[str, str]:
     }
 
 
+def probability_hashes(record: Mapping[str, Any]) -> dict[str, str]:
+    """Case name -> SHA-256 of the file of probabilities that predict wrote, where the record says so."""
+    return {
+        case["case"]: case["probability_sha256"]
+        for case in _cases(record)
+        if isinstance(case.get("case"), str) and isinstance(case.get("probability_sha256"), str)
+    }
+
+
 def training_cases(record: Mapping[str, Any]) -> set[str]:
     """The cases whose image trained or validated the run that segmented it, where the record says so."""
     return {case["case"] for case in _cases(record) if case.get("part") in ("train", "val") and "case" in case}
@@ -92,7 +102,14 @@ def without_seconds(record: Mapping[str, Any]) -> dict[str, Any]:
     return kept
 
 
-def combined_record(combined: Mapping[str, Any], values: Collection[int] | None) -> dict[str, Any]:
+def attempted_cases(record: Mapping[str, Any]) -> set[str]:
+    """The cases that a call of predict was about, whether or not it could segment them."""
+    failures = record.get("failures")
+    entries = [*_cases(record), *(failures if isinstance(failures, list) else ())]
+    return {entry["case"] for entry in entries if isinstance(entry.get("case"), str)}
+
+
+def combined_record(combined: Any, values: Collection[int] | None) -> dict[str, Any]:
     """What the runs of some labels say alike, as if one run had made these label maps.
 
     Args:
@@ -100,22 +117,41 @@ def combined_record(combined: Mapping[str, Any], values: Collection[int] | None)
         values: numbers of the labels that are scored; None: all.
 
     Returns:
-        As `run.json`; {} where the masks came from elsewhere. The hash of a case is that of its label map, but that of
-        the mask, and so of no file there, if the mask was changed before it was put in.
+        As `run.json`; {} where the masks came from elsewhere. An image that any run has seen in training counts as
+        seen. The hash of a case is that of its label map; if a mask was changed before it was put in, no file's.
     """
-    maps, runs = _first_mapping(combined, "cases"), _first_mapping(combined, "runs")
-    names = [name for name, value in _first_mapping(combined, "labels").items() if values is None or value in values]
-    records = [_first_mapping(runs, name) for name in names]
-    if not records or not all(records):
+    combined = combined if isinstance(combined, Mapping) else {}
+    maps, runs, labels = (_first_mapping(combined, key) for key in ("cases", "runs", "labels"))
+    names = [name for name, value in labels.items() if values is None or value in values]
+    records = {name: _first_mapping(runs, name) for name in names}
+    if not records or not all(records.values()):
         return {}
-    alike = {key: value for key, value in records[0].items() if all(record.get(key) == value for record in records)}
+    by_case = {name: {str(case.get("case")): case for case in _cases(record)} for name, record in records.items()}
     cases = []
-    for case in _cases(records[0]):
-        entry = _first_mapping(maps, str(case.get("case")))
-        if entry:
-            same = _first_mapping(entry, "masks_sha256").get(names[0]) == case.get("mask_sha256")
-            cases.append({**case, "mask_sha256": entry.get("sha256") if same else case.get("mask_sha256")})
-    return {**alike, "cases": cases}
+    for case, entry in maps.items():
+        own = [by_case[name].get(case) for name in names]
+        if not isinstance(entry, Mapping) or not all(own):
+            continue
+        masks = _first_mapping(entry, "masks_sha256")
+        same = all(masks.get(name) == by_case[name][case].get("mask_sha256") for name in names)
+        parts = {known.get("part") for known in own if known} & {"train", "val"}
+        seen = {"part": "train" if "train" in parts else "val"} if parts else {}
+        cases.append({**_alike(own), **seen, "mask_sha256": entry.get("sha256") if same else "changed before"})
+    facts = [{key: value for key, value in record.items() if key != "cases"} for record in records.values()]
+    return {**_alike(facts), "cases": cases}
+
+
+def _alike(values: Sequence[Any]) -> Any:
+    """What mappings have in common, at any depth."""
+    first = values[0]
+    found = {}
+    for key, value in first.items():
+        others = [other.get(key, _NOTHING) for other in values[1:]]
+        if isinstance(value, Mapping) and all(isinstance(other, Mapping) for other in others):
+            found[key] = _alike([value, *others])
+        elif all(other == value for other in others):
+            found[key] = value
+    return found
 
 
 def _cases(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -26,7 +26,7 @@ def combine(
 
     A run segments one structure. Train one per label, predict with each, and combine what they say; where two claim a
     voxel, the structure that is named first keeps it, and combined.json says how many there were. `train --label each`
-    and `predict` on its folder do all this by themselves.
+    and `predict` on its folder do all this by themselves, by probability.
 
     For example:
 

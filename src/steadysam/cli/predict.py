@@ -75,9 +75,10 @@ def predict(
     input_
         Image file (NIfTI, NRRD, MHA, PNG, JPEG) or folder of them.
     prompts
-        Prompt file, or folder of prompt files named like the cases; needed by all methods that take prompts.
+        Prompt file, or folder of prompt files named like the cases; needed by all methods that take prompts. With a
+        run per label: a folder with a subfolder of prompt files for each, named like the subfolders of the runs.
     coarse
-        Mask file, or folder of masks named like the cases, for methods that refine masks.
+        Mask file, or folder of masks named like the cases, for methods that refine masks; likewise.
     model
         Run folder written by train, or the folder of `train --label each`: masks are then in OUTPUT/LABEL, label maps
         in OUTPUT; or a row of `steadysam models list` with weights, such as steadysam-tiny, or a
@@ -99,8 +100,8 @@ def predict(
     threshold
         The mask is where the probability is larger.
     probabilities
-        Write them, too: OUTPUT/probabilities/CASE.nii.gz, 0 to 1 (of pictures a PNG, 0 to 65535). They are the sigmoid
-        of the network's output and not calibrated. With a run per label they are always written.
+        Write them, too: OUTPUT/probabilities/CASE.nii.gz, 0 to 1 (of pictures a PNG, 0 to 65535). They are what
+        the method thresholds, and not calibrated. With a run per label they are always written.
     pictures
         Cases to show in pictures/masks.png, evenly chosen: the slice with the largest mask, its outline and the prompts
         there; 0 draws nothing.
@@ -200,12 +201,14 @@ def _segment(model: str, call: _Call, output: Path) -> None:
 
 def _segment_each(runs: Sequence[LabelRun], call: _Call, output: Path) -> None:
     """All cases by the run of every label, put together; prompts and coarse masks are in a subfolder for each label."""
-    from steadysam.labelwise import predict_each
+    from steadysam.labelwise import given_to, predict_each
+
+    given = {run: [given_to(run, getattr(call, what), what) for what in ("prompts", "coarse")] for run in runs}
 
     def predict_label(run: LabelRun) -> None:
-        prompts, coarse = (path and path / run.folder.name for path in (call.prompts, call.coarse))
-        given = replace(call, prompts=prompts, coarse=coarse, probabilities=True)
-        _segment(str(run.folder), given, output / run.folder.name)
+        prompts, coarse = given[run]
+        own = replace(call, prompts=prompts, coarse=coarse, probabilities=True)
+        _segment(str(run.folder), own, output / run.folder.name)
 
     try:
         record = predict_each(runs, output, predict_label)

@@ -101,11 +101,13 @@ def evaluate_each(
 ) -> list[BatchError | None]:
     """Every label of the data set by itself, from label maps; then all in one table."""
     from steadysam.cli.tables import print_rows
+    from steadysam.evaluate import labels_of_maps
     from steadysam.files import write_text
     from steadysam.provenance import target_label
     from steadysam.report.table import to_csv
 
-    if data is None or target_label(record):
+    maps = labels_of_maps(given.predictions)
+    if data is None or (target_label(record) and not maps):
         raise UsageError(
             "EVAL_LABEL",
             "--label each scores label maps by the labels of a data set",
@@ -113,7 +115,12 @@ def evaluate_each(
             fix="pass --dataset FOLDER" if data is None else "put masks of several runs together: steadysam combine",
         )
     problems, rows = [], []
+    absent = [name for name, value in data.foreground.items() if maps and value not in maps.values()]
+    if absent or data.regions:
+        log.warning("not scored: %s", ", ".join([*absent, *(f"{name} (a region)" for name in data.regions)]))
     for name, folder in data.label_folders.items():
+        if name in absent:
+            continue
         log.info("label %s", name)
         target = replace(target_of(record, data, name, slice_axis), label_maps=True)
         summary, problem = evaluate_target(given, target, output / folder)

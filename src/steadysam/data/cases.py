@@ -7,6 +7,7 @@ project's specification.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -74,7 +75,8 @@ class Dataset:
         """Foreground label -> a folder name; its number where nothing is left of a name, or the same as of another."""
         slugs = {name: slug(name) for name in self.foreground}
         folded = [text.casefold() for text in slugs.values()]
-        clear = {name for name, text in slugs.items() if text and folded.count(text.casefold()) == 1}
+        taken = {text for text in folded if not text or folded.count(text) > 1 or re.fullmatch(r"label-\d+", text)}
+        clear = {name for name, text in slugs.items() if text.casefold() not in taken}
         return {name: slugs[name] if name in clear else f"label-{value}" for name, value in self.foreground.items()}
 
     def channel_name(self, channel: int) -> str:
@@ -169,7 +171,8 @@ def resolve_label(dataset: Dataset, label: str) -> tuple[int, ...]:
     """
     foreground = dataset.foreground
     values: set[int] = set()
-    for word in (part.strip() for part in label.split("+")):
+    known = label in foreground or label in dataset.regions  # also a name with a + in it
+    for word in [label] if known else [part.strip() for part in label.split("+")]:
         found = _values_of(word, foreground, dataset.regions)
         if not found:
             names = [*(f"{n} ({v})" for n, v in foreground.items()), *dataset.regions, "all"]

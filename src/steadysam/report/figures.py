@@ -231,12 +231,17 @@ def _draw(axes: Axes, panel: Panel, spacing: tuple[float, float]) -> None:
     axes.set_xlim(x0, x1)
     axes.set_ylim(y1, y0)
     if panel.title:
-        axes.set_title(panel.title, fontsize=8.5)
+        axes.set_title(panel.title, fontsize=8.5).set_parse_math(False)
 
 
 def _look(number: int) -> tuple[str, Any]:
     """Colour and dash of one structure of many."""
     return STRUCTURES[number % len(STRUCTURES)], DASHES[number // len(STRUCTURES) % len(DASHES)]
+
+
+def _shown(name: str) -> str:
+    """A legend leaves out what begins with an underscore."""
+    return f"\u200b{name}" if name.startswith("_") else name
 
 
 def _contour(axes: Axes, mask: NDArray[Any], colour: str, dash: str) -> None:
@@ -266,7 +271,7 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
         handles.append(Line2D([], [], color=PREDICTION, linewidth=1.2, label="detected"))
     for number, name in enumerate(next((panel.structures for panel in panels if panel.structures), ())):
         colour, dash = _look(number)
-        handles.append(Line2D([], [], color=colour, linewidth=1.8, linestyle=dash, label=name))
+        handles.append(Line2D([], [], color=colour, linewidth=1.8, linestyle=dash, label=_shown(name)))
     drawn = {kind for panel in panels if panel.marks is not None for kind in panel.marks.kinds}
     for kind, (marker, colour, text) in MARKS.items():
         if kind in drawn:
@@ -275,7 +280,9 @@ def _legend(figure: Figure, panels: Sequence[Panel]) -> None:
             )
     if handles:
         per_row = max(1, int(figure.get_figwidth() / 1.6))
-        figure.legend(handles=handles, loc="outside lower center", ncols=per_row, frameon=False, fontsize=8)
+        legend = figure.legend(handles=handles, loc="outside lower center", ncols=per_row, frameon=False, fontsize=8)
+        for text in legend.get_texts():
+            text.set_parse_math(False)  # a label may be called $
 
 
 def _displayable(image: NDArray[Any]) -> NDArray[Any]:
