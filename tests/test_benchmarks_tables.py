@@ -64,7 +64,7 @@ def test_the_hours_of_a_table_count_the_runs_that_its_own_start_from(tmp_path, m
         write_json(page.run_path(tmp_path, "Kvasir", 10, run), {"seconds": seconds})
     text = page.hours(suite, tmp_path, ("prompt form", "comparison"))
     # 12 targets and seeds of box, D, S, S+D and the detector; the teacher's four prompt forms have one seed
-    assert "| prompt form | 2 | 84 | 1.5 |" in text
+    assert "| prompt form | 2 | 108 | 1.5 |" in text
     assert "| comparison | 0 |" in text
 
 
