@@ -21,7 +21,7 @@ from toys import leftovers, steadysam, toy_run_values
 COMMANDS = [
     *("train", "predict", "evaluate", "info", "prompts check", "prompts convert", "prompts simulate"),
     *("prompts corrupt", "models list", "models download", "models import", "demo", "segment-click", "pretrain"),
-    *("bench", "report", "nnunet install", "nnunet export", "nnunet train", "nnunet predict"),
+    *("draw", "bench", "report", "nnunet install", "nnunet export", "nnunet train", "nnunet predict"),
 ]
 
 

@@ -13,6 +13,7 @@ from steadysam.cli.bench import bench as bench_command
 from steadysam.cli.click import segment_click as segment_click_command
 from steadysam.cli.combine import combine as combine_command
 from steadysam.cli.detect import detect as detect_command
+from steadysam.cli.draw import draw as draw_command
 from steadysam.cli.evaluate import evaluate as evaluate_command
 from steadysam.cli.predict import predict as predict_command
 from steadysam.cli.pretrain import pretrain as pretrain_command
@@ -56,6 +57,7 @@ app.command(combine_command, name="combine")
 app.command(detect_command, name="detect")
 app.command(segment_click_command, name="segment-click")
 app.command(pretrain_command, name="pretrain")
+app.command(draw_command, name="draw")
 app.command(bench_command, name="bench")
 app.command(report_command, name="report")
 app.command("steadysam.cli.prompts:app", name="prompts", help="Check, convert, simulate and corrupt prompt files.")
