@@ -147,9 +147,11 @@ class _Source:
         if recorded:
             masks = {case: masks[case] for case in mask_hashes(record) if case in masks}
         folder = structure.folder / PROBABILITIES
-        probabilities = mask_files(folder) if disputed == "probability" and folder.is_dir() else {}
-        given = probabilities if disputed == "probability" else None
-        return _Source(structure.name, structure.value, structure.folder, masks, given, probability_hashes(record))
+        probabilities = None
+        if disputed == "probability":
+            probabilities = mask_files(folder) if folder.is_dir() else {}
+        hashes = probability_hashes(record)
+        return _Source(structure.name, structure.value, structure.folder, masks, probabilities, hashes)
 
 
 class _LabelMap:

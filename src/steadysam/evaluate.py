@@ -162,7 +162,7 @@ def evaluate_folder(
         record=record,
         trained=tuple(name for name in common if name in training_cases(record)),
         changed=tuple(name for name, sha in hashes.items() if _differs(preds.get(name), sha)),
-        foreign=tuple(name for name in common if (hashes or "cases" in record) and name not in hashes),
+        foreign=tuple(name for name in common if "cases" in record and name not in hashes),
     )
 
 

@@ -73,20 +73,12 @@ def target_label(record: Mapping[str, Any]) -> str | None:
 
 def mask_hashes(record: Mapping[str, Any]) -> dict[str, str]:
     """Case name -> SHA-256 of the mask file that predict wrote, where the record says so."""
-    return {
-        case["case"]: case["mask_sha256"]
-        for case in _cases(record)
-        if isinstance(case.get("case"), str) and isinstance(case.get("mask_sha256"), str)
-    }
+    return _hashes(record, "mask_sha256")
 
 
 def probability_hashes(record: Mapping[str, Any]) -> dict[str, str]:
     """Case name -> SHA-256 of the file of probabilities that predict wrote, where the record says so."""
-    return {
-        case["case"]: case["probability_sha256"]
-        for case in _cases(record)
-        if isinstance(case.get("case"), str) and isinstance(case.get("probability_sha256"), str)
-    }
+    return _hashes(record, "probability_sha256")
 
 
 def training_cases(record: Mapping[str, Any]) -> set[str]:
@@ -152,6 +144,11 @@ def _alike(values: Sequence[Any]) -> Any:
         elif all(other == value for other in others):
             found[key] = value
     return found
+
+
+def _hashes(record: Mapping[str, Any], key: str) -> dict[str, str]:
+    found = ((case.get("case"), case.get(key)) for case in _cases(record))
+    return {case: sha256 for case, sha256 in found if isinstance(case, str) and isinstance(sha256, str)}
 
 
 def _cases(record: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from rich.console import Console
 
+from steadysam.cli.tables import progress
 from steadysam.errors import UsageError
 
 if TYPE_CHECKING:
@@ -46,18 +47,10 @@ def combine(
         Who keeps a voxel that several structures claim: order, the one that is named first; probability, the most
         probable one, if all were predicted with --probabilities.
     """
-    from rich.progress import track
-
     from steadysam.combining import combine_folders
 
     structures = [_structure(text, dataset) for text in masks]
-    console = Console(stderr=True)
-    record = combine_folders(
-        structures,
-        output,
-        lambda names: track(list(names), "combining", console=console, transient=True, disable=not console.is_terminal),
-        disputed=disputed,
-    )
+    record = combine_folders(structures, output, progress("combining"), disputed=disputed)
     claimed = sum(case["disputed_voxels"] for case in record["cases"].values())
     Console(highlight=False, markup=False).print(
         f"{len(record['cases'])} label maps in {output}; {claimed} voxels were claimed by more than one structure"

@@ -17,7 +17,8 @@ def draw(
 ) -> None:
     """Draw a data set of pictures with the masks of their objects, from random numbers: no data, no network.
 
-    A detector that begins with real pictures needs many of them. One that has found drawn objects before needs few.
+    A detector that begins with random weights needs many real pictures. One that has found drawn objects before can get
+    further with few of them, where objects are hard to find.
 
     For example:
 
@@ -37,18 +38,9 @@ def draw(
         The same seed draws the same pictures.
     """
     from rich.console import Console
-    from rich.progress import track
 
+    from steadysam.cli.tables import progress
     from steadysam.synthetic.dataset import draw_pictures
 
-    console = Console(stderr=True)
-    draw_pictures(
-        output,
-        images,
-        seed,
-        size=size,
-        track=lambda numbers: track(
-            list(numbers), "drawing", console=console, transient=True, disable=not console.is_terminal
-        ),
-    )
+    draw_pictures(output, images, seed, size=size, track=progress("drawing"))
     Console(highlight=False, markup=False).print(f"{images} pictures in {output}")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
+from steadysam.cli.tables import progress
 from steadysam.errors import BatchError, UsageError
 
 log = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def evaluate_target(given: Given, target: Target, output: Path) -> tuple[Summary
     def score(folder: Path) -> Evaluation:
         options = {"size": size, "slice_axis": target.slice_axis, "label_maps": target.label_maps}
         return evaluate_folder(
-            folder, given.labels, target.values, progress=_progress(f"scoring {folder.name}"), **options
+            folder, given.labels, target.values, progress=progress(f"scoring {folder.name}"), **options
         )
 
     evaluation = score(given.predictions)
@@ -199,16 +200,6 @@ def _names(folders: Sequence[Path]) -> dict[str, Path]:
     return {name if last.count(name) == 1 else str(folder): folder for name, folder in zip(last, folders, strict=True)}
 
 
-def _progress(title: str) -> Callable[[Sequence[str]], Iterator[str]]:
-    from rich.progress import track
-
-    def over(names: Sequence[str]) -> Iterator[str]:
-        console = Console(stderr=True)
-        yield from track(names, title, console=console, transient=True, disable=not console.is_terminal)
-
-    return over
-
-
 def _pictures(evaluation: Evaluation, given: Given, target: Target) -> list[Picture]:
     """Pictures of the worst cases whose image is there."""
     images, predictions = given.images, given.predictions
@@ -227,7 +218,7 @@ def _pictures(evaluation: Evaluation, given: Given, target: Target) -> list[Pict
     maps = target.label_maps or holds_label_maps(predictions)
     chosen = [case for case in worst_first(evaluation.cases) if case.name in files][: given.pictures]
     drawn = []
-    for name in _progress("drawing")([case.name for case in chosen]):
+    for name in progress("drawing")([case.name for case in chosen]):
         case = next(case for case in chosen if case.name == name)
         axis = axes.get(name, target.slice_axis)
         pred, true, grid = read_pair(preds[name], truths[name], target.values, axis, label_map=maps)

@@ -1,9 +1,11 @@
-"""Rows as a table on the terminal."""
+"""Rows as a table on the terminal, and a progress bar."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
@@ -21,3 +23,15 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
     for row in rows:
         table.add_row(*(value if isinstance(value, str) else shown(value) for value in row.values()))
     Console(highlight=False, markup=False).print(table)
+
+
+def progress(title: str) -> Callable[[Iterable[T]], Iterator[T]]:
+    """Wraps things to go through; the bar is on a terminal only, and goes when it is done."""
+    from rich.console import Console
+    from rich.progress import track
+
+    def over(things: Iterable[T]) -> Iterator[T]:
+        console = Console(stderr=True)
+        yield from track(list(things), title, console=console, transient=True, disable=not console.is_terminal)
+
+    return over

@@ -77,11 +77,10 @@ def write_picture(path: Path, array: NDArray[Any]) -> Path:
     from PIL import Image
 
     pixels = np.ascontiguousarray(array[:, :, 0].swapaxes(0, 1))
-    if pixels.dtype == np.uint16:
-        pass
-    elif pixels.dtype.kind == "b" or (pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 256):
+    small = pixels.dtype.kind == "b" or (pixels.dtype.kind in "iu" and pixels.min() >= 0 and pixels.max() < 256)
+    if small and pixels.dtype != np.uint16:
         pixels = pixels.astype(np.uint8)
-    else:
+    elif pixels.dtype != np.uint16:
         raise InputError("IMG_CHANNELS", "a PNG cannot hold these values", file=path, seen=pixels.dtype)
 
     def produce(temporary: Path) -> None:

@@ -15,13 +15,13 @@ from steadysam.files import new_folder, write_json
 from steadysam.synthetic.appearance import render
 from steadysam.synthetic.config import SceneConfig
 from steadysam.synthetic.scenes import Scenes, draw_scenes
+from steadysam.synthetic.targets import VISIBLE, label_areas
 from steadysam.types import Grid
 
 LABEL = "object"
 SCENES = SceneConfig(objects=3, depth=1, slabs=0, colour=0.5)  # few objects, as a detector's class is "the target"
 _BATCH = 16
 _SMALLEST = 0.004  # of the image
-_VISIBLE = 0.4  # of an object; what is mostly hidden is no fair question
 _TEST_SHARE = 20
 
 
@@ -85,9 +85,8 @@ def _pictures(
 
 def _visible(scenes: Scenes) -> torch.Tensor:
     """(M, S, S) bool: whole objects, with what lies on them, of which enough can be seen."""
-    bodies = scenes.regions + 2 * torch.arange(scenes.whole.shape[1], device=scenes.labels.device)[:, None, None]
-    labels = scenes.labels[:, None]
-    shown = ((labels == bodies) | (labels == bodies + 1)).flatten(2).float().mean(2)
+    area = label_areas(scenes)
+    shown = area[:, scenes.regions : -1 : 2] + area[:, scenes.regions + 1 : -1 : 2]  # body and lumen
     whole = scenes.whole.flatten(2).float().mean(2)
-    fit = (whole > _SMALLEST) & (shown > _VISIBLE * whole)
+    fit = (whole > _SMALLEST) & (shown > VISIBLE * whole)
     return (scenes.whole & fit[..., None, None]).any(1)

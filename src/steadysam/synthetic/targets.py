@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from steadysam.synthetic.fields import happens, uniform
 from steadysam.synthetic.scenes import Scenes
 
+VISIBLE = 0.4  # of a shape
 _SMALLEST, _LARGEST = 0.001, 0.7  # of the image
 
 
@@ -41,18 +42,14 @@ def draw_targets(generator: Generator, scenes: Scenes, by_area: tuple[float, ...
     all that lies on them.
     """
     count, depth = scenes.z.shape
-    size = scenes.labels.shape[-1]
     shapes, regions = scenes.whole.shape[1], scenes.regions
-    area = torch.zeros(count * depth, scenes.level.shape[1], device=scenes.labels.device)
-    flat = scenes.labels.flatten(1)
-    area.scatter_add_(1, flat, torch.ones_like(flat, dtype=area.dtype))
-    area = area / size**2
+    area = label_areas(scenes)
     background = torch.where(scenes.cells.repeat_interleave(depth)[:, None], area[:, :regions], 0.0)
     body, lumen = area[:, regions:-1:2], area[:, regions + 1 : -1 : 2]
     whole = scenes.whole.flatten(2).float().mean(2)
     visible = body + lumen
     # what is mostly hidden is no fair question
-    visible = torch.where(visible > 0.4 * whole, visible, 0.0)
+    visible = torch.where(visible > VISIBLE * whole, visible, 0.0)
     hollow = lumen > _SMALLEST
     candidates = torch.cat(
         [
@@ -72,6 +69,14 @@ def draw_targets(generator: Generator, scenes: Scenes, by_area: tuple[float, ...
     large = torch.where(total > 0, large / total, equal)  # where all is hidden, nothing has an area
     chosen = [torch.multinomial(a * large + (1 - a) * equal, 1, generator=generator) for a in by_area]
     return _masks(scenes, torch.cat(chosen, 1))
+
+
+def label_areas(scenes: Scenes) -> Tensor:
+    """(M, L) share of each image that each label has."""
+    area = torch.zeros(len(scenes.labels), scenes.level.shape[1], device=scenes.labels.device)
+    flat = scenes.labels.flatten(1)
+    area.scatter_add_(1, flat, torch.ones_like(flat, dtype=area.dtype))
+    return area / scenes.labels.shape[-1] ** 2
 
 
 def _masks(scenes: Scenes, chosen: Tensor) -> Targets:
