@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from steadysam.bench.group import run_place
 from steadysam.bench.run import rows_of_tables, trained_runs
 from steadysam.bench.store import cells, run_path
 from steadysam.bench.suite import Suite, read_suite
@@ -156,7 +157,7 @@ def hours(suite: Suite, store: Path, tables: tuple[str, ...]) -> str:
     lines_of = ["## Training by table\n", "| table | trained runs | of | hours of one core |", "|---|---:|---:|---:|"]
     for table in tables:
         needed = {
-            (target, seed, run)
+            (*run_place(suite, run, target, seed), run)
             for row in rows_of_tables(suite, [table])
             for target in suite.targets
             for seed in suite.seeds

@@ -36,6 +36,7 @@ FLOORS = {
             "optimisation",
             "trainable",
             "training_data",
+            "starting",
             "training",
             "segmenting",
             "prediction",

@@ -266,11 +266,12 @@ def test_prompts_belong_to_a_label(data, tmp_path, capsys):
     ]
 
 
-def test_a_start_is_that_of_the_same_label(data, runs, tmp_path):
-    made = config(data, start={"run": str(runs), "skip": []})
+@pytest.mark.parametrize("kind", ["run", "begin"])
+def test_a_start_is_that_of_the_same_label(data, runs, tmp_path, kind):
+    made = config(data, start={kind: str(runs)})
     made = made.model_copy(update={"method": {**made.method, "tuning": {**STAGE, "epochs": 0}}})
     for run in train_each(made, tmp_path / "more"):
-        assert load_run(run.folder, "cpu").config.start.run == str(runs / run.folder.name)
+        assert getattr(load_run(run.folder, "cpu").config.start, kind) == str(runs / run.folder.name)
         assert sha256_file(run.folder / "weights.safetensors") == sha256_file(
             runs / run.folder.name / "weights.safetensors"
         )

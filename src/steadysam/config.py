@@ -109,10 +109,18 @@ class ComputeConfig(FrozenConfig):
 
 
 class StartConfig(FrozenConfig):
-    """Start from another run's weights; the stages named in `skip` are taken from it as they are."""
+    """Start from the weights of other runs.
+
+    Args:
+        run: a run whose final weights this one starts from.
+        skip: instead, the stages that are taken from `run` as they are.
+        begin: a run whose weights after each stage are those with which the same stage begins here. It may have been
+            trained on other data, such as a detector on drawn pictures.
+    """
 
     run: str | None = None
     skip: tuple[str, ...] = ()
+    begin: str | None = None
 
 
 class RunConfig(FrozenConfig):

@@ -45,8 +45,8 @@ def train_each(config: RunConfig, folder: str | Path, *, resume: bool = False) -
     """Train `config` once for every label of its data set, into `folder`/LABEL.
 
     Everything else is the same for all. Prompts belong to a label: of `prompts.folder`, or `promptsTr` of the data set,
-    the subfolder LABEL is taken, and likewise LABEL of `start.run`, where that is such a folder of runs. A label whose
-    data cannot be used, such as one that no training case has, stops no other.
+    the subfolder LABEL is taken, and likewise LABEL of `start.run` and `start.begin`, where that is such a folder of
+    runs. A label whose data cannot be used, such as one that no training case has, stops no other.
 
     Args:
         resume: as in `train`; labels that are finished are left as they are.
@@ -186,13 +186,15 @@ def _runs_of(data: Dataset, folder: Path) -> tuple[LabelRun, ...]:
 def _of_label(config: RunConfig, data: Dataset, run: LabelRun) -> RunConfig:
     """The configuration of one label: its own prompts and its own start."""
     changes: dict[str, Any] = {"data": config.data.model_copy(update={"label": run.name})}
-    prompts, start = prompt_files(config, data, "Tr"), config.start.run
+    prompts = prompt_files(config, data, "Tr")
     if prompts is not None and traits_of(METHODS[config.method_name], config.method_config()).prompted:
         mine = _subfolder(prompts, run.folder.name, "prompts")
         changes["prompts"] = config.prompts.model_copy(update={"folder": str(mine)})
-    if start is not None and label_runs(start):
-        read_record(Path(start) / run.folder.name)
-        changes["start"] = config.start.model_copy(update={"run": str(Path(start) / run.folder.name)})
+    starts = {"run": config.start.run, "begin": config.start.begin}
+    mine = {key: Path(start) / run.folder.name for key, start in starts.items() if start and label_runs(start)}
+    for start in mine.values():
+        read_record(start)
+    changes["start"] = config.start.model_copy(update={key: str(start) for key, start in mine.items()})
     return config.model_copy(update=changes)
 
 

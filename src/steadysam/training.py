@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -19,17 +19,17 @@ from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.backbones.table import Architecture, ConvArchitecture
 from steadysam.cachefolder import cache_folder
 from steadysam.checkpoints import load_into, save_tensors
-from steadysam.config import ComputeConfig, RunConfig, read_config, to_toml
-from steadysam.data.splits import known_images, refuse_start_leaks
+from steadysam.config import ComputeConfig, RunConfig, to_toml
 from steadysam.embeddings import EmbeddingCache
-from steadysam.errors import CheckpointError, ConfigError, FileSystemError, SteadyError
+from steadysam.errors import ConfigError, FileSystemError, SteadyError
 from steadysam.files import read_json, remove_folder, sweep_temporaries, write_json, write_text
 from steadysam.locks import alone_in
 from steadysam.logs import progress_bar
 from steadysam.loop import train_stage
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Stage
-from steadysam.runs import FORMAT, build_model, choose_device, read_record, release, versions
+from steadysam.runs import FORMAT, build_model, choose_device, release, versions
+from steadysam.starting import start_from
 from steadysam.trainable import select_trainable, stage_buffers
 from steadysam.training_data import TrainingData, load_training_data
 
@@ -64,7 +64,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: 
             data = _load_data(config, folder, accelerator)
             model, settings = build_model(config)
             stages = METHODS[config.method_name].stages(settings)
-            _start_from(config, model, stages, data.record)
+            started = start_from(config, model, stages, data.record)
         except SteadyError:
             if fresh and accelerator.is_main_process:
                 _discard(folder, keep_prompts=had_prompts)
@@ -74,7 +74,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: 
             if stage.name not in config.start.skip:
                 _run_stage(config, folder, model, stage, data, cache, accelerator)
         if accelerator.is_main_process:
-            _finish(folder, record, model, data)
+            _finish(folder, record | ({"start": started} if started else {}), model, data)
         accelerator.wait_for_everyone()
     return folder
 
@@ -194,61 +194,6 @@ def _run_stage(
         summary["trained_parameters"] = sum(p.numel() for p in trained.values())
         write_json(folder / "checkpoints" / f"{stage.name}.json", summary)
     accelerator.wait_for_everyone()
-
-
-def _start_from(config: RunConfig, model: nn.Module, stages: tuple[Stage, ...], data: Mapping[str, Any]) -> None:
-    """Weights of another run as a start; the stages named in `start.skip` are then not trained."""
-    known = {stage.name for stage in stages}
-    if unknown := set(config.start.skip) - known:
-        raise ConfigError("CONFIG_VALUE", f"start.skip names {sorted(unknown)}; stages: {sorted(known)}")
-    if config.start.run is None:
-        if config.start.skip:
-            raise ConfigError("CONFIG_VALUE", "start.skip needs start.run", fix="name the run that has these stages")
-        return
-    other = Path(config.start.run)
-    record = read_record(other)
-    if record.get("status") != "finished" and not config.start.skip:
-        raise CheckpointError("RUN_UNFINISHED", "the run to start from has not finished", file=other)
-    _warn_of_other_start(config, other)
-    for name in config.start.skip or ("",):
-        path = _stage_file(other, name) if name else other / "weights.safetensors"
-        load_into(model, read_safetensors(path), file=path, strict=False)
-        maker = path.parent.parent if name else other
-        seen = read_record(maker).get("data", {})  # an unfinished run, which may have the stage, does not say
-        if seen:
-            alike = seen["dataset"] == data["dataset"]
-            refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
-
-
-def _warn_of_other_start(config: RunConfig, other: Path) -> None:
-    """What differs between a run and the one it starts from, where weights fit all the same."""
-    theirs = read_config(other / "config.toml")
-    mine = {"data": config.data.model_dump(mode="json"), "method": config.method}
-    places = (("data", "dataset"), ("data", "label"), ("method", "detector", "image_size"))
-    for place in places:
-        a, b = (_at(values, place) for values in (mine, theirs))
-        if a is not None and b is not None and a != b:
-            logger.warning("%s was trained with %s = %s, here it is %s", other, ".".join(place), b, a)
-
-
-def _at(values: Any, place: Sequence[str]) -> Any:
-    for key in place:
-        values = values.get(key) if isinstance(values, Mapping) else None
-    return values
-
-
-def _stage_file(run: Path, stage: str) -> Path:
-    """The weights of a stage: those of the run, or of the run from which it took the stage over, and so on."""
-    own = path = run / "checkpoints" / f"{stage}.safetensors"
-    seen = {run}
-    while not path.exists():
-        start = read_config(run / "config.toml").get("start", {})
-        if stage not in start.get("skip", ()) or Path(start["run"]) in seen:
-            return own
-        run = Path(start["run"])
-        seen.add(run)
-        path = run / "checkpoints" / f"{stage}.safetensors"
-    return path
 
 
 def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: TrainingData) -> None:

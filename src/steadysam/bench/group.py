@@ -15,6 +15,7 @@ from steadysam.bench import promptsets
 from steadysam.bench.keys import decisive, prompt_values, row_values
 from steadysam.bench.store import keep_run_record, run_path
 from steadysam.bench.suite import PointsFrom, Suite
+from steadysam.bench.training_specs import Drawn
 from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
 from steadysam.data.splits import Split
@@ -23,11 +24,14 @@ from steadysam.locks import alone_in
 from steadysam.methods import METHODS
 from steadysam.prompts.sets import set_hash, write_set
 from steadysam.runs import Run, load_run
+from steadysam.synthetic.dataset import LABEL, draw_pictures
 from steadysam.training import train
 from steadysam.training_data import read_case, slice_axis_of, split_of
 from steadysam.types import Mask, Prompts, Volume
 
 logger = logging.getLogger(__name__)
+
+DRAWN = "drawn"  # in the folder of runs: those trained on drawn pictures, and the pictures; in the store their target
 
 
 @dataclass(frozen=True)
@@ -102,24 +106,34 @@ class Group:
         rate = self.options.rates.get(spec.like or run)
         for key in spec.sweep if rate is not None else ():
             method = merged(method, nested(key, rate))
+        seed = self.seed
+        data = {"dataset": str(self.folders.data / target.dataset), "label": target.label}
+        prompts: dict[str, Any] = {"folder": str(self.folder / "prompts" / slug(self.suite.training))}
+        if spec.drawn is not None:
+            data, prompts, seed = {"dataset": str(self._pictures(spec.drawn)), "label": LABEL}, {}, spec.drawn.seed
         values: dict[str, Any] = {
-            "data": {
-                "dataset": str(self.folders.data / target.dataset),
-                "label": target.label,
-                **self._budget({**shared.get("data", {}), **spec.data}),
-            },
-            "prompts": {"folder": str(self.folder / "prompts" / slug(self.suite.training))},
+            "data": {**data, **self._budget({**shared.get("data", {}), **spec.data})},
+            "prompts": prompts,
             "preprocess": {**shared.get("preprocess", {}), **spec.preprocess},
-            "backbone": {**shared.get("backbone", {}), **spec.backbone, "seed": self.seed},
+            "backbone": {**shared.get("backbone", {}), **spec.backbone, "seed": seed},
             "method": method,
-            "compute": {**shared.get("compute", {}), "seed": self.seed, "cache": str(self.folders.work / "cache")},
+            "compute": {**shared.get("compute", {}), "seed": seed, "cache": str(self.folders.work / "cache")},
         }
         if self.options.device:
             values["compute"]["device"] = self.options.device
         if spec.start is not None:
-            values["start"] = {"run": str(self.folder / slug(spec.start)), "skip": list(spec.skip)}
+            values["start"] = {"run": str(self.run_folder(spec.start)), "skip": list(spec.skip)}
+        if spec.begin is not None:
+            values["start"] = {**values.get("start", {}), "begin": str(self.run_folder(spec.begin))}
         config = make_config(values)
         return config.model_copy(update={"method": without_epochs(config.method)}) if self.options.untrained else config
+
+    def run_folder(self, run: str) -> Path:
+        """Where a run lies: in the group's folder, or in one for all groups if it is trained on drawn pictures."""
+        return (self.folder if self.suite.runs[run].drawn is None else self.folders.work / DRAWN) / slug(run)
+
+    def _pictures(self, drawn: Drawn) -> Path:
+        return self.folders.work / DRAWN / f"pictures-{drawn.images}-{drawn.size}-s{drawn.seed}"
 
     def _budget(self, data: dict[str, Any]) -> dict[str, Any]:
         """A share of the training patients is drawn with the seed of the group; with all of them nothing is said."""
@@ -194,14 +208,29 @@ class Group:
             scored: a cell will name its weights, so the store's record is made to be of them. A run that others only
                 start from, trained once more on another machine, leaves the record to the cells that are there.
         """
-        spec = self.suite.runs[run]
-        if spec.start is not None:
-            self.train(spec.start)
-        self.freeze_training_prompts()
-        folder = train(self.config(run), self.folder / slug(run), resume=True, wait=True)
-        if scored or not run_path(self.folders.store, self.target, self.seed, run).exists():
-            keep_run_record(self.folders.store, run_record(folder, self.target, self.seed, run))
+        self.prepare(run)
+        folder, drawn = (
+            train(self.config(run), self.run_folder(run), resume=True, wait=True),
+            self.suite.runs[run].drawn,
+        )
+        place = (self.target, self.seed) if drawn is None else (DRAWN, drawn.seed)
+        if scored or not run_path(self.folders.store, *place, run).exists():
+            keep_run_record(self.folders.store, run_record(folder, *place, run))
         return folder
+
+    def prepare(self, run: str) -> None:
+        """What a run needs before it is trained: the runs that it starts from, and prompts, or pictures."""
+        spec = self.suite.runs[run]
+        for other in (spec.start, spec.begin):
+            if other is not None:
+                self.train(other)
+        if spec.drawn is None:
+            self.freeze_training_prompts()
+            return
+        folder = self._pictures(spec.drawn)
+        with alone_in(folder.parent, wait=True):
+            if not folder.exists():
+                draw_pictures(folder, spec.drawn.images, spec.drawn.seed, size=spec.drawn.size)
 
     def key(self, row: str, prompts: str) -> str:
         """Hash of all settings that decide a cell; paths and devices are none of them."""
@@ -211,9 +240,9 @@ class Group:
         while runs:
             run = runs.pop()
             parts.append(decisive(self.config(run)))
-            if (outside := self.suite.runs[run].nnunet) is not None:
-                parts.append(outside.model_dump(mode="json"))
-            runs += [start] if (start := self.suite.runs[run].start) else []
+            spec_of_run = self.suite.runs[run]
+            parts += [own.model_dump(mode="json") for own in (spec_of_run.nnunet, spec_of_run.drawn) if own is not None]
+            runs += [other for other in (spec_of_run.start, spec_of_run.begin) if other is not None]
         if spec.coarse:
             parts.append(self.key(spec.coarse, prompts))
         chain, name = [], prompts
@@ -226,6 +255,12 @@ class Group:
     def loaded(self, run: str, settings: Mapping[str, Any]) -> Run:
         """A run, trained if need be, ready to segment."""
         return load_run(self.train(run, scored=True), self.config(run).compute.device, **settings)
+
+
+def run_place(suite: Suite, run: str, target: str, seed: int) -> tuple[str, int]:
+    """Target and seed under which a run is recorded: those of its group, or of the drawn pictures it is trained on."""
+    drawn = suite.runs[run].drawn
+    return (target, seed) if drawn is None else (DRAWN, drawn.seed)
 
 
 def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ ADDED_LATER: Mapping[str, Any] = {
     "data.train_fraction": 1.0,
     "data.subset_seed": 0,
     "method.features": None,  # of spd
+    "start.begin": None,
 }
 ADDED_TO_ROWS: Mapping[str, Any] = {"detail_from": "own"}
 ADDED_TO_PROMPTS: Mapping[str, Any] = {"nothing": False}
@@ -28,6 +29,8 @@ def decisive(config: RunConfig) -> dict[str, Any]:
     values["data"]["dataset"] = Path(values["data"]["dataset"]).name
     values["prompts"]["folder"] = Path(values["prompts"]["folder"] or "").name
     values["start"]["run"] = Path(values["start"]["run"] or "").name
+    begin = values["start"]["begin"]
+    values["start"]["begin"] = None if begin is None else Path(begin).name
     values["compute"] = {key: values["compute"][key] for key in ("seed", "precision", "threads", "matmul")}
     return as_before(values, ADDED_LATER)
 

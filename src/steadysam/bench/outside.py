@@ -9,7 +9,7 @@ from typing import Any
 
 from steadysam.bench.group import Group
 from steadysam.bench.store import keep_run_record
-from steadysam.bench.suite import NnUnet
+from steadysam.bench.training_specs import NnUnet
 from steadysam.data.volumes import mask_ending, read_label_map
 from steadysam.external.nnunet.prediction import predict
 from steadysam.external.nnunet.training import TrainOptions, read_run, train

@@ -123,12 +123,12 @@ def _refuse_unknown(kind: str, wanted: Collection[str | int], known: Collection[
 
 def trained_runs(suite: Suite, rows: Collection[str]) -> set[str]:
     """The runs trained for these rows: their own, those of their points and coarse masks, and those they start from."""
-    return _reached(suite, rows, ("start",))
+    return _reached(suite, rows, ("start", "begin"))
 
 
 def runs_of(suite: Suite, rows: Collection[str]) -> set[str]:
     """The runs that these rows need: those that are trained for them, and those whose learning rate they take."""
-    return _reached(suite, rows, ("start", "like"))
+    return _reached(suite, rows, ("start", "begin", "like"))
 
 
 def _reached(suite: Suite, rows: Collection[str], links: Sequence[str]) -> set[str]:

@@ -30,6 +30,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from steadysam.bench.training_specs import RunSpec
 from steadysam.config import merged, read_config, validated
 from steadysam.errors import ConfigError
 from steadysam.files import slug
@@ -96,44 +97,6 @@ class PromptSpec(FrozenConfig):
         if self.corruption is not None and self.corruption not in CORRUPTIONS:
             raise ValueError(f"no corruption {self.corruption!r}; there are: {', '.join(CORRUPTIONS)}")
         return self
-
-
-class NnUnet(FrozenConfig):
-    """nnU-Net itself, by its own commands: see `TrainOptions`; `mirroring` is its test-time augmentation."""
-
-    configuration: Literal["2d", "3d_fullres"] = "2d"
-    epochs: int = Field(default=1000, ge=1)
-    steps: int = Field(default=250, ge=1)
-    slices: int = Field(default=0, ge=0)
-    memory_gb: float = Field(default=0.0, ge=0)
-    precision: Literal["own", "bf16"] = "own"
-    mirroring: bool = True
-
-
-class RunSpec(FrozenConfig):
-    """Something that is trained.
-
-    Args:
-        nnunet: nnU-Net instead of a method of ours.
-        method: `name` and settings, merged over those of the suite's `[run.method]` that the method knows.
-        start: another run of the suite whose weights it starts from; `skip`: stages taken from it as they are.
-        backbone, preprocess, data: values that differ from the suite's. A `data.train_fraction` below 1 draws its
-            patients with the seed of the cell, unless `data.subset_seed` says otherwise.
-        seeds: the seeds with which it is trained; without it all of the suite.
-        sweep: dotted keys below `method` of the learning rates that are chosen on validation cases, together.
-        like: with `sweep`, take the rate that was chosen for this run instead of choosing again.
-    """
-
-    method: dict[str, Any] = {}
-    nnunet: NnUnet | None = None
-    start: str | None = None
-    skip: tuple[str, ...] = ()
-    backbone: dict[str, Any] = {}
-    preprocess: dict[str, Any] = {}
-    data: dict[str, Any] = {}
-    seeds: tuple[int, ...] | None = None
-    sweep: tuple[str, ...] = ()
-    like: str | None = None
 
 
 class PointsFrom(FrozenConfig):
@@ -234,6 +197,7 @@ class Suite(FrozenConfig):
             if run.nnunet is None:
                 _known(f"runs.{name}.method.name", [run.method.get("name", "")], METHODS)
             _known(f"runs.{name}.start", [run.start], self.runs)
+            _known(f"runs.{name}.begin", [run.begin], self.runs)
             _known(f"runs.{name}.like", [run.like], self.runs)
         for name, row in self.rows.items():
             _known(f"rows.{name}.run", [row.run], self.runs)

@@ -41,10 +41,7 @@ def sweep_run(suite: Suite, run: str, target: str, folders: Folders, options: Op
     losses = {}
     for rate in suite.sweep.rates:
         group = Group(suite, target, suite.sweep.seed, folders, replace(options, rates={run: rate}))
-        spec = suite.runs[run]
-        if spec.start is not None:
-            group.train(spec.start)
-        group.freeze_training_prompts()
+        group.prepare(run)
         config = group.config(run)
         with computing(config.compute):
             folder = train(config, group.folder / f"sweep-{slug(run)}-{rate:g}", resume=True, wait=True)

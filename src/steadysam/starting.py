@@ -1,0 +1,114 @@
+"""What a run starts from: weights of other runs, which must fit and must not have seen what judges this one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from steadysam.backbones.checkpoints import read_safetensors
+from steadysam.checkpoints import load_into
+from steadysam.config import RunConfig, read_config
+from steadysam.data.splits import known_images, refuse_start_leaks
+from steadysam.errors import CheckpointError, ConfigError
+from steadysam.files import sha256_file
+from steadysam.methods.contract import Stage
+from steadysam.runs import read_record
+
+logger = logging.getLogger(__name__)
+
+_FITS_ALL_THE_SAME = (("data", "dataset"), ("data", "label"), ("method", "detector", "image_size"))
+
+
+def start_from(
+    config: RunConfig, model: nn.Module, stages: Sequence[Stage], data: Mapping[str, Any]
+) -> list[dict[str, str]]:
+    """Load what `config.start` names into a model that is about to be trained.
+
+    Args:
+        model: changed in place.
+        data: what the record of this run will say of its data.
+
+    Returns:
+        The run, the file in it and the hash of all weights that were loaded, for the record.
+
+    Raises:
+        ConfigError: `CONFIG_VALUE` for a `skip` of unknown stages, or without a run. CheckpointError: `RUN_MISSING`,
+            `RUN_UNFINISHED`, `START_STAGES` if no stage that is trained here was trained in `begin`, `CKPT_SHAPE`.
+            InputError: `DATA_LEAK_START`.
+    """
+    start, known = config.start, [stage.name for stage in stages]
+    if unknown := set(start.skip) - set(known):
+        raise ConfigError("CONFIG_VALUE", f"start.skip names {sorted(unknown)}; stages: {sorted(known)}")
+    if start.skip and start.run is None:
+        raise ConfigError("CONFIG_VALUE", "start.skip needs start.run", fix="name the run that has these stages")
+    paths: list[Path] = []
+    if start.run is not None:
+        other = Path(start.run)
+        if read_record(other).get("status") != "finished" and not start.skip:
+            raise CheckpointError("RUN_UNFINISHED", "the run to start from has not finished", file=other)
+        _warn_of_differences(config, other, _FITS_ALL_THE_SAME)
+        paths += [stage_file(other, name) for name in start.skip] or [other / "weights.safetensors"]
+    if start.begin is not None:
+        paths += _first_weights(Path(start.begin), [name for name in known if name not in start.skip])
+        _warn_of_differences(config, Path(start.begin), _FITS_ALL_THE_SAME[-1:])  # other data are what it is for
+    return [_load(path, model, data) for path in paths]
+
+
+def _load(path: Path, model: nn.Module, data: Mapping[str, Any]) -> dict[str, str]:
+    load_into(model, read_safetensors(path), file=path, strict=False)
+    maker = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+    seen = read_record(maker).get("data", {})  # an unfinished run, which may have the stage, does not say
+    if seen:
+        alike = seen["dataset"] == data["dataset"]
+        refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
+    return {"run": maker.name, "file": path.relative_to(maker).as_posix(), "sha256": sha256_file(path)}
+
+
+def _first_weights(other: Path, trained: Sequence[str]) -> list[Path]:
+    """The weights of those stages that are trained here and were trained there."""
+    read_record(other)
+    found = [path for path in (stage_file(other, name) for name in trained) if path.exists()]
+    if not found:
+        raise CheckpointError(
+            "START_STAGES",
+            "no stage that is trained here has been trained there",
+            file=other,
+            seen=", ".join(sorted(path.stem for path in (other / "checkpoints").glob("*.safetensors"))) or "none",
+            expected=" or ".join(trained) or "a stage that start.skip leaves to train",
+            fix="begin with a run of this method, or of one that shares a stage with it",
+        )
+    return found
+
+
+def _warn_of_differences(config: RunConfig, other: Path, places: Sequence[Sequence[str]]) -> None:
+    """What differs between a run and the one it starts from, where weights fit all the same."""
+    theirs = read_config(other / "config.toml")
+    mine = {"data": config.data.model_dump(mode="json"), "method": config.method}
+    for place in places:
+        a, b = (_at(values, place) for values in (mine, theirs))
+        if a is not None and b is not None and a != b:
+            logger.warning("%s was trained with %s = %s, here it is %s", other, ".".join(place), b, a)
+
+
+def _at(values: Any, place: Sequence[str]) -> Any:
+    for key in place:
+        values = values.get(key) if isinstance(values, Mapping) else None
+    return values
+
+
+def stage_file(run: Path, stage: str) -> Path:
+    """The weights of a stage: those of the run, or of the run from which it took the stage over, and so on."""
+    own = path = run / "checkpoints" / f"{stage}.safetensors"
+    seen = {run}
+    while not path.exists():
+        start = read_config(run / "config.toml").get("start", {})
+        if stage not in start.get("skip", ()) or Path(start["run"]) in seen:
+            return own
+        run = Path(start["run"])
+        seen.add(run)
+        path = run / "checkpoints" / f"{stage}.safetensors"
+    return path
