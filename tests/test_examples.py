@@ -1,11 +1,13 @@
 """The configurations in examples/ are what was measured, as they say."""
 
+import inspect
 from pathlib import Path
 
 import pytest
 
 from steadysam.bench.group import Folders, Group, Options
 from steadysam.bench.suite import read_suite
+from steadysam.cli.draw import draw
 from steadysam.config import make_config, merged, read_config
 from steadysam.files import read_json
 
@@ -18,7 +20,7 @@ def example(name, dataset):
 
 @pytest.fixture
 def measured(tmp_path):
-    suite = read_suite(ROOT / "benchmarks" / "suites" / "ldfsam_cpu.toml")
+    suite = read_suite(ROOT / "benchmarks" / "suites" / "ldfsam_drawn_cpu.toml")
     rates = read_json(ROOT / "benchmarks" / "results" / "ldfsam" / "rates.json")
     return Group(suite, "Kvasir", 10, Folders(tmp_path, tmp_path, tmp_path), Options(rates=rates)).config
 
@@ -34,3 +36,10 @@ def test_detector(measured, toy_dataset):
     own, student = example("detector_cpu", toy_dataset).method, measured("detector").method
     unused = {"teacher": "", "teacher_stage": own["detector"]["teacher_stage"]}
     assert own == {**student, "detector": {**student["detector"], **unused}}
+
+
+def test_drawn_pictures(measured, toy_dataset):
+    assert example("drawn_cpu", toy_dataset).method == measured("drawn").method
+    assert measured("drawn").data.dataset.endswith("pictures-800-192-s0"), "what `steadysam draw` draws by itself"
+    assert inspect.signature(draw).parameters["images"].default == 800
+    assert [inspect.signature(draw).parameters[name].default for name in ("size", "seed")] == [192, 0]

@@ -23,8 +23,8 @@ def draw(
     For example:
 
         steadysam draw -o Dataset900_Drawn
-        steadysam train Dataset900_Drawn --config examples/detector_cpu.toml -o runs/drawn
-        steadysam train DATASET --config examples/detector_cpu.toml --set start.run=runs/drawn -o runs/boxes
+        steadysam train Dataset900_Drawn --config examples/drawn_cpu.toml -o runs/drawn
+        steadysam train DATASET --config examples/ldfsam_cpu.toml --set start.begin=runs/drawn -o runs/ldf
 
     Parameters
     ----------
