@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from steadysam.bench.group import Folders, Group
+from steadysam.bench.group import Folders, Group, Options
 from steadysam.bench.run import runs_of, trained_runs
 from steadysam.bench.store import cells, run_path
 from steadysam.bench.suite import Suite, read_suite
+from steadysam.bench.sweep import swept_runs
 from steadysam.config import read_config
 from steadysam.errors import ConfigError
 from steadysam.files import read_json, sha256_file
@@ -131,11 +132,19 @@ def test_a_run_on_drawn_pictures_starts_from_nothing(made, tmp_path):
             read_suite(tmp_path / "bad.toml")
 
 
-def test_the_suite_in_the_repository_differs_in_the_beginning_of_its_detectors_alone():
-    suites = Path(__file__).parents[1] / "benchmarks" / "suites"
-    random, drawn = (read_suite(suites / f"{name}.toml") for name in ("ldfsam_cpu", "ldfsam_drawn_cpu"))
+def test_the_suite_in_the_repository_differs_in_the_beginning_of_its_detectors_alone(tmp_path):
+    home = Path(__file__).parents[1] / "benchmarks"
+    random, drawn = (read_suite(home / "suites" / f"{name}.toml") for name in ("ldfsam_cpu", "ldfsam_drawn_cpu"))
     detectors = {name for name, run in random.runs.items() if run.method.get("name") == "detector"} - {"teacher"}
     assert {name for name, run in drawn.runs.items() if run.begin == "drawn"} == detectors
-    back = {name: run.model_copy(update={"begin": None}) for name, run in drawn.runs.items() if name != "drawn"}
-    assert back == random.runs
+    assert not swept_runs(drawn)
+    folders, rates = Folders(tmp_path, tmp_path, tmp_path), read_json(home / "results" / "ldfsam" / "rates.json")
+    chosen, given = (
+        Group(suite, "RV", 42, folders, options)
+        for suite, options in ((random, Options(rates=rates)), (drawn, Options()))
+    )
+    for run in random.runs:
+        ours = given.config(run)
+        start = ours.start.model_copy(update={"begin": None})
+        assert ours.model_copy(update={"start": start}) == chosen.config(run), run
     assert {name: row for name, row in drawn.rows.items() if row.run != "drawn"} == random.rows
