@@ -91,7 +91,7 @@ def test_both_stages_begin_there_and_a_distilled_student_not_where_its_sibling_e
         name = f"checkpoints/{stage}.safetensors"
         assert sha256_file(group / run / name) == sha256_file(drawn / name), "no epoch follows in this suite"
     started = [(entry["run"], entry["file"]) for entry in read_json(group / "ld" / "run.json")["start"]]
-    assert started == [("detector", "checkpoints/teacher.safetensors"), ("drawn", "checkpoints/student.safetensors")]
+    assert started == [("drawn", "checkpoints/student.safetensors"), ("detector", "checkpoints/teacher.safetensors")]
 
 
 def changed(suite: Suite, run: str, **fields) -> Suite:

@@ -15,8 +15,7 @@ from steadysam.checkpoints import load_into, save_tensors
 from steadysam.config import make_config, merged, read_config
 from steadysam.detection.average_precision import FoundBoxes
 from steadysam.embeddings import EmbeddingCache
-from steadysam.errors import CheckpointError, ConfigError, InputError
-from steadysam.files import read_json, sha256_file
+from steadysam.errors import ConfigError
 from steadysam.methods import detector as method
 from steadysam.methods.detecting import DetectorConfig
 from steadysam.methods.detector import Config, covered
@@ -129,48 +128,6 @@ def test_a_start_from_a_run_of_another_size_or_target_is_told_of(toy_dataset, ta
     assert f"was trained with method.detector.image_size = {theirs}, here it is 96" in caplog.text
     assert "was trained with data.label = blob, here it is 1" in caplog.text
     assert "data.dataset" not in caplog.text
-
-
-def begun(dataset: Path, epochs: int, **start: Any) -> dict:
-    return {**values(dataset, epochs, teacher="n", distill="ld"), "start": start}
-
-
-def test_stages_begin_with_those_of_another_run(toy_dataset, taught, tmp_path):
-    """A run keeps no teacher in its final weights; with `begin` the teacher, too, has the weights of its own stage."""
-    folder = train(make_config(begun(toy_dataset, 0, begin=str(taught))), tmp_path / "run")
-    for stage in ("teacher", "student"):
-        theirs, mine = (read_safetensors(run / "checkpoints" / f"{stage}.safetensors") for run in (taught, folder))
-        assert set(mine) == set(theirs)
-        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
-    assert read_json(folder / "run.json")["start"] == [
-        {"run": taught.name, "file": file, "sha256": sha256_file(taught / file)}
-        for file in ("checkpoints/teacher.safetensors", "checkpoints/student.safetensors")
-    ]
-
-
-def test_a_finished_teacher_of_one_run_and_the_beginning_of_a_student_of_another(toy_dataset, taught, tmp_path):
-    other = train(make_config(values(toy_dataset, 1, teacher="n")), tmp_path / "other")
-    start = {"run": str(taught), "skip": ["teacher"], "begin": str(other)}
-    folder = train(make_config(begun(toy_dataset, 0, **start)), tmp_path / "run")
-    assert [entry["run"] for entry in read_json(folder / "run.json")["start"]] == [taught.name, "other"]
-    mine = read_safetensors(folder / "checkpoints" / "student.safetensors")
-    theirs = read_safetensors(other / "checkpoints" / "student.safetensors")
-    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
-    content = begun(toy_dataset, 0, begin=str(taught))
-    ldfsam = {**content["method"], "name": "ldfsam", "generator": "random"}
-    with pytest.raises(CheckpointError, match=r"START_STAGES[\s\S]*masks"):
-        train(make_config({**content, "method": ldfsam}), tmp_path / "no")
-    assert not (tmp_path / "no").exists()
-
-
-def test_a_beginning_that_does_not_fit_or_has_seen_what_judges(toy_dataset, taught, tmp_path):
-    content = merged(begun(toy_dataset, 0, begin=str(taught)), {"method": {"detector": {"size": "s"}}})
-    with pytest.raises(CheckpointError, match="CKPT_SHAPE"):
-        train(make_config(content), tmp_path / "no")
-    content = merged(begun(toy_dataset, 0, begin=str(taught)), {"data": {"split_seed": 1}})
-    with pytest.raises(InputError, match="DATA_LEAK_START"):
-        train(make_config(content), tmp_path / "no")
-    assert not (tmp_path / "no").exists()
 
 
 def test_a_setting_of_the_detector_leaves_its_others(taught):

@@ -45,17 +45,20 @@ def start_from(
         raise ConfigError("CONFIG_VALUE", f"start.skip names {sorted(unknown)}; stages: {sorted(known)}")
     if start.skip and start.run is None:
         raise ConfigError("CONFIG_VALUE", "start.skip needs start.run", fix="name the run that has these stages")
+    skipped: list[Path] = []
     paths: list[Path] = []
     if start.run is not None:
         other = Path(start.run)
         if read_record(other).get("status") != "finished" and not start.skip:
             raise CheckpointError("RUN_UNFINISHED", "the run to start from has not finished", file=other)
         _warn_of_differences(config, other, _FITS_ALL_THE_SAME)
-        paths += [stage_file(other, name) for name in start.skip] or [other / "weights.safetensors"]
+        skipped = [stage_file(other, name) for name in start.skip]
+        paths += [] if skipped else [other / "weights.safetensors"]
     if start.begin is not None:
-        paths += _first_weights(Path(start.begin), [name for name in known if name not in start.skip])
-        _warn_of_differences(config, Path(start.begin), _FITS_ALL_THE_SAME[-1:])  # other data are what it is for
-    return [_load(path, model, data) for path in paths]
+        other = Path(start.begin)
+        paths += _first_weights(other, [name for name in known if name not in start.skip])
+        _warn_of_differences(config, other, _FITS_ALL_THE_SAME[-1:])  # other data are what it is for
+    return [_load(path, model, data) for path in (*paths, *skipped)]
 
 
 def _load(path: Path, model: nn.Module, data: Mapping[str, Any]) -> dict[str, str]:
@@ -69,9 +72,12 @@ def _load(path: Path, model: nn.Module, data: Mapping[str, Any]) -> dict[str, st
 
 
 def _first_weights(other: Path, trained: Sequence[str]) -> list[Path]:
-    """The weights of those stages that are trained here and were trained there."""
+    """The weights of those stages that are trained here and were trained there; the first one's last.
+
+    A later stage may have changed what an earlier one trains, which has to begin as it was after its own.
+    """
     read_record(other)
-    found = [path for path in (stage_file(other, name) for name in trained) if path.exists()]
+    found = [path for path in (stage_file(other, name) for name in reversed(trained)) if path.exists()]
     if not found:
         raise CheckpointError(
             "START_STAGES",

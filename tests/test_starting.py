@@ -1,0 +1,82 @@
+"""What a run starts from: stages that begin with those of another run, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from steadysam.backbones.checkpoints import read_safetensors
+from steadysam.config import make_config, merged
+from steadysam.errors import CheckpointError, InputError
+from steadysam.files import read_json, sha256_file
+from steadysam.training import train
+from test_detector import values
+
+
+@pytest.fixture(scope="module")
+def taught(toy_dataset, tmp_path_factory) -> Path:
+    """A run with a teacher and a student, an epoch each."""
+    return train(make_config(values(toy_dataset, 1, teacher="n")), tmp_path_factory.mktemp("taught") / "run")
+
+
+def begun(dataset: Path, epochs: int, **start: Any) -> dict:
+    return {**values(dataset, epochs, teacher="n", distill="ld"), "start": start}
+
+
+def test_stages_begin_with_those_of_another_run(toy_dataset, taught, tmp_path):
+    """A run keeps no teacher in its final weights; with `begin` the teacher, too, has the weights of its own stage."""
+    folder = train(make_config(begun(toy_dataset, 0, begin=str(taught))), tmp_path / "run")
+    for stage in ("teacher", "student"):
+        theirs, mine = (read_safetensors(run / "checkpoints" / f"{stage}.safetensors") for run in (taught, folder))
+        assert set(mine) == set(theirs)
+        assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    assert read_json(folder / "run.json")["start"] == [
+        {"run": taught.name, "file": file, "sha256": sha256_file(taught / file)}
+        for file in ("checkpoints/student.safetensors", "checkpoints/teacher.safetensors")
+    ]
+
+
+def test_a_finished_teacher_of_one_run_and_the_beginning_of_a_student_of_another(toy_dataset, taught, tmp_path):
+    other = train(make_config(values(toy_dataset, 1, teacher="n")), tmp_path / "other")
+    start = {"run": str(taught), "skip": ["teacher"], "begin": str(other)}
+    folder = train(make_config(begun(toy_dataset, 0, **start)), tmp_path / "run")
+    assert [entry["run"] for entry in read_json(folder / "run.json")["start"]] == ["other", taught.name]
+    mine = read_safetensors(folder / "checkpoints" / "student.safetensors")
+    theirs = read_safetensors(other / "checkpoints" / "student.safetensors")
+    assert all(torch.equal(mine[name], theirs[name]) for name in theirs)
+    content = begun(toy_dataset, 0, begin=str(taught))
+    ldfsam = {**content["method"], "name": "ldfsam", "generator": "random"}
+    with pytest.raises(CheckpointError, match=r"START_STAGES[\s\S]*masks"):
+        train(make_config({**content, "method": ldfsam}), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_beginning_that_does_not_fit_or_has_seen_what_judges(toy_dataset, taught, tmp_path):
+    content = merged(begun(toy_dataset, 0, begin=str(taught)), {"method": {"detector": {"size": "s"}}})
+    with pytest.raises(CheckpointError, match="CKPT_SHAPE"):
+        train(make_config(content), tmp_path / "no")
+    content = merged(begun(toy_dataset, 0, begin=str(taught)), {"data": {"split_seed": 1}})
+    with pytest.raises(InputError, match="DATA_LEAK_START"):
+        train(make_config(content), tmp_path / "no")
+    assert not (tmp_path / "no").exists()
+
+
+def test_a_student_begins_as_it_was_before_the_masks_changed_it(toy_dataset, tmp_path):
+    stage = {"epochs": 1, "batch_size": 8, "slices_per_epoch": 8}
+    content = merged(values(toy_dataset, 1), {"backbone": {"name": "sam-test"}, "preprocess": {"size": 32}})
+    content = merged(content, {"method": {"name": "ldfsam", "channels": 16, "masks": stage}})
+    first = train(make_config(content), tmp_path / "first")
+    none = {"detector": {"student_stage": {"epochs": 0}}, "masks": {"epochs": 0}}
+    second = train(make_config(merged(content, {"method": none, "start": {"begin": str(first)}})), tmp_path / "second")
+    student, masks = (read_safetensors(first / "checkpoints" / f"{name}.safetensors") for name in ("student", "masks"))
+    shared = [name for name in student if name in masks and not torch.equal(student[name], masks[name])]
+    assert shared, "the mask stage tuned the detector"
+    began = read_safetensors(second / "checkpoints" / "student.safetensors")
+    assert all(torch.equal(began[name], student[name]) for name in student)
+    prompter = [name for name in masks if name.startswith("prompter.")]
+    began = read_safetensors(second / "checkpoints" / "masks.safetensors")
+    assert prompter
+    assert all(torch.equal(began[name], masks[name]) for name in prompter)
