@@ -66,12 +66,13 @@ def put(
     seed: int = 0,
     prompts: str = "noisy",
     patients: Mapping[str, str] | None = None,
+    key: str = "k",
     **facts: Any,
 ) -> Path:
     """Write a cell; `facts` differ from `FACTS`."""
     own = {"prompt_seed": seed, "training_seed": seed}
     owner = patients or {scores.name: scores.name for scores in cases}
-    return write_cell(store, Cell(target, seed, row, prompts, {**FACTS, **own, **facts}, "k", owner, tuple(cases)))
+    return write_cell(store, Cell(target, seed, row, prompts, {**FACTS, **own, **facts}, key, owner, tuple(cases)))
 
 
 def put_run(store: Path, run: str, *, seed: int = 0, target: str = "LV", seconds: float = 10.0) -> None:

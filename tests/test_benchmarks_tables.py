@@ -12,7 +12,7 @@ from stores import case, dices, put, scored
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture(params=["floor", "agreement"])
+@pytest.fixture(params=["floor", "agreement", "starts"])
 def script(request, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module(request.param)
@@ -51,6 +51,26 @@ def test_the_table_of_agreement(monkeypatch):
     text = agreement.table({"A": {run: [1.0, 3.0] for run in agreement.RUNS}})
     assert "| A | 2.000 (1.000 to 3.000) |" in text
     assert text.rstrip().endswith("| 2 |")
+
+
+def test_what_a_beginning_is_worth(tmp_path, monkeypatch):
+    starts = script_of("starts", monkeypatch)
+    old, new = tmp_path / "old", tmp_path / "new"
+    alone = {"group": "detectors alone", "figure": "", "found": 1}
+    for store, key, ap, dice in ((old, "a", 0.2, 0.4), (new, "b", 0.5, 0.6)):
+        for target in ("LV", "RV"):
+            detection = {"AP": ap, "AP50": ap, "AP75": ap, "found": 1, "true": 1, "least_score": 0.001}
+            evidence = {"detection": detection}
+            put(store, "detector", dices(0.1, 0.1), target=target, key=key, evidence=evidence, **alone)
+        put(store, "S+D", dices(dice, dice + 0.1, dice), seed=1, key=key)
+        put(store, "UNet", dices(0.5), key="same")
+    put(old, "S+D", dices(0.0, 0.0, 0.0), seed=2, key="a")  # a seed that one store lacks counts in neither
+    monkeypatch.setattr(sys, "argv", ["starts.py", str(old), str(new), "-o", str(tmp_path / "table.md")])
+    starts.main()
+    lines = (tmp_path / "table.md").read_text("utf-8").splitlines()
+    assert "| detector | 0.200 → 0.500 | 0.200 → 0.500 | 0.200 → 0.500 | 2 | 0 |" in lines
+    assert "| S+D | 0.433 → 0.633 (+0.200 to +0.200) | — | 0.433 → 0.633 | 1 | 1 |" in lines
+    assert not any("UNet" in line for line in lines)
 
 
 def test_the_hours_of_a_table_count_the_runs_that_its_own_start_from(tmp_path, monkeypatch):
