@@ -45,8 +45,8 @@ def table(before: Book, after: Book) -> str:
     boxes = [pair for pair in pairs if pair[1].facts.get("group") == ALONE]
     masks = [pair for pair in pairs if pair[1].facts.get("group") != ALONE]
     text = [
-        "From random numbers → from drawn pictures, over the seeds that both have. In brackets the 95 % interval of the",
-        "difference in DSC over all slices, which draws patients with all their slices and seeds. The mean is over the",
+        "From random numbers → from drawn pictures, over the seeds that both have. In brackets the 95 % interval of",
+        "the difference in DSC over all slices, which draws patients with their slices and seeds. The mean is over the",
         "targets that are there; compare it where all are.",
         "",
         *_lines("AP, detectors alone", boxes, targets, _precision),
