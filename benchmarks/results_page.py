@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from steadysam.bench.group import run_place
@@ -41,6 +41,39 @@ class Page:
     appendix: Mapping[str, str] = field(default_factory=dict)
 
 
+LDFSAM = Page(
+    suite="ldfsam_cpu.toml",
+    document="results_ldfsam.md",
+    parts=("grids.md", "tables/none.md", "steps/none.md", "detectors.md"),
+    pictures={
+        "annotation-budget-none": "Dice against the share of the training patients; bands: 95 % intervals.",
+        "distillation-none": "Distillation of the detector whose features prompt.",
+        "controls-none": "LDFSAM against a detector that nobody trained, another image's prompts, and none.",
+        "learning-ldfsam": "Losses of LDFSAM's mask stage.",
+    },
+    tables=("prompt form", "distillation", "comparison", "annotation budget, %", "controls"),
+    reference="LDFSAM",
+    steps=(
+        "boxes, student -> S+D, student",
+        "S, student -> D, student",
+        "D, student -> S+D, student",
+        "S+D, student -> S+D with KD",
+        "S+D, student -> S+D with LD (main)",
+        "S+D, student -> LDFSAM",
+        "S+D with KD -> LDFSAM",
+        "S+D with LD (main) -> LDFSAM",
+        "LDFSAM -> S+D, teacher",
+        "S+D, student -> S+D, teacher",
+        "D, student -> D, teacher",
+        "LDFSAM, prompts removed -> LDFSAM",
+        "LDFSAM, random detector -> LDFSAM",
+        "LDFSAM, another image's prompts -> LDFSAM",
+        "SAM-Med2D style, no prompts -> LDFSAM",
+        "UNet -> LDFSAM",
+    ),
+    appendix={"Students against their teacher": "ldfsam_agreement.md"},
+)
+
 PAGES = {
     "spd": Page(
         suite="spd_cpu.toml",
@@ -65,37 +98,17 @@ PAGES = {
         },
         appendix={"Trained rows against their floors": "spd_floor.md", "Speed and memory": "speed.md"},
     ),
-    "ldfsam": Page(
-        suite="ldfsam_cpu.toml",
-        document="results_ldfsam.md",
-        parts=("grids.md", "tables/none.md", "steps/none.md", "detectors.md"),
-        pictures={
-            "annotation-budget-none": "Dice against the share of the training patients; bands: 95 % intervals.",
-            "distillation-none": "Distillation of the detector whose features prompt.",
-            "controls-none": "LDFSAM against a detector that nobody trained, another image's prompts, and none.",
-            "learning-ldfsam": "Losses of LDFSAM's mask stage.",
-        },
-        tables=("prompt form", "distillation", "comparison", "annotation budget, %", "controls"),
-        reference="LDFSAM",
+    "ldfsam": LDFSAM,
+    "ldfsam_drawn": replace(
+        LDFSAM,
+        suite="ldfsam_drawn_cpu.toml",
+        document="results_ldfsam_drawn.md",
         steps=(
-            "boxes, student -> S+D, student",
-            "S, student -> D, student",
-            "D, student -> S+D, student",
-            "S+D, student -> S+D with KD",
-            "S+D, student -> S+D with LD (main)",
-            "S+D, student -> LDFSAM",
-            "S+D with KD -> LDFSAM",
-            "S+D with LD (main) -> LDFSAM",
-            "LDFSAM -> S+D, teacher",
-            "S+D, student -> S+D, teacher",
-            "D, student -> D, teacher",
-            "LDFSAM, prompts removed -> LDFSAM",
-            "LDFSAM, random detector -> LDFSAM",
-            "LDFSAM, another image's prompts -> LDFSAM",
-            "SAM-Med2D style, no prompts -> LDFSAM",
-            "UNet -> LDFSAM",
+            *LDFSAM.steps,
+            "UNet -> UNet, drawn pictures first",
+            "UNet, drawn pictures first -> LDFSAM",
         ),
-        appendix={"Students against their teacher": "ldfsam_agreement.md"},
+        appendix={"What the beginning is worth": "ldfsam_starts.md"},
     ),
     "spd_features": Page(
         suite="spd_features.toml",
