@@ -11,7 +11,7 @@ from steadysam.bench.run import runs_of, trained_runs
 from steadysam.bench.store import cells, run_path
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.bench.sweep import swept_runs
-from steadysam.config import read_config
+from steadysam.config import merged, read_config
 from steadysam.errors import ConfigError
 from steadysam.files import read_json, sha256_file
 from toys import steadysam
@@ -132,7 +132,7 @@ def test_a_run_on_drawn_pictures_starts_from_nothing(made, tmp_path):
             read_suite(tmp_path / "bad.toml")
 
 
-def test_the_suite_in_the_repository_differs_in_the_beginning_of_its_detectors_alone(tmp_path):
+def test_the_suite_in_the_repository_differs_in_its_beginning_and_the_length_of_its_mask_stages(tmp_path):
     home = Path(__file__).parents[1] / "benchmarks"
     random, drawn = (read_suite(home / "suites" / f"{name}.toml") for name in ("ldfsam_cpu", "ldfsam_drawn_cpu"))
     detectors = {name for name, run in random.runs.items() if run.method.get("name") == "detector"} - {"teacher"}
@@ -145,7 +145,13 @@ def test_the_suite_in_the_repository_differs_in_the_beginning_of_its_detectors_a
         for suite, options in ((random, Options(rates=rates)), (drawn, Options()))
     )
     for run in random.runs:
-        ours = given.config(run)
+        theirs, ours = chosen.config(run), given.config(run)
+        for stage in {"masks", "tuning"} & set(theirs.method):
+            epochs = 4 * theirs.method[stage]["epochs"]
+            early = max(epochs, theirs.method[stage]["early_stop"])
+            theirs = theirs.model_copy(
+                update={"method": merged(theirs.method, {stage: {"epochs": epochs, "early_stop": early}})}
+            )
         start = ours.start.model_copy(update={"begin": None})
-        assert ours.model_copy(update={"start": start}) == chosen.config(run), run
+        assert ours.model_copy(update={"start": start}) == theirs, run
     assert {name: row for name, row in drawn.rows.items() if row.run in random.runs} == random.rows
