@@ -103,6 +103,7 @@ PAGES = {
         LDFSAM,
         suite="ldfsam_drawn_cpu.toml",
         document="results_ldfsam_drawn.md",
+        pictures={},  # until the rows of a figure are there
         steps=(
             *LDFSAM.steps,
             "UNet -> UNet, drawn pictures first",
