@@ -209,11 +209,8 @@ class Group:
                 start from, trained once more on another machine, leaves the record to the cells that are there.
         """
         self.prepare(run)
-        folder, drawn = (
-            train(self.config(run), self.run_folder(run), resume=True, wait=True),
-            self.suite.runs[run].drawn,
-        )
-        place = (self.target, self.seed) if drawn is None else (DRAWN, drawn.seed)
+        folder = train(self.config(run), self.run_folder(run), resume=True, wait=True)
+        place = run_place(self.suite, run, self.target, self.seed)
         if scored or not run_path(self.folders.store, *place, run).exists():
             keep_run_record(self.folders.store, run_record(folder, *place, run))
         return folder
@@ -240,9 +237,9 @@ class Group:
         while runs:
             run = runs.pop()
             parts.append(decisive(self.config(run)))
-            spec_of_run = self.suite.runs[run]
-            parts += [own.model_dump(mode="json") for own in (spec_of_run.nnunet, spec_of_run.drawn) if own is not None]
-            runs += [other for other in (spec_of_run.start, spec_of_run.begin) if other is not None]
+            made = self.suite.runs[run]
+            parts += [own.model_dump(mode="json") for own in (made.nnunet, made.drawn) if own is not None]
+            runs += [other for other in (made.start, made.begin) if other is not None]
         if spec.coarse:
             parts.append(self.key(spec.coarse, prompts))
         chain, name = [], prompts
