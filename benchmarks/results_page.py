@@ -109,7 +109,7 @@ PAGES = {
             "UNet -> UNet, drawn pictures first",
             "UNet, drawn pictures first -> LDFSAM",
         ),
-        appendix={"What the beginning is worth": "ldfsam_starts.md"},
+        appendix={"What drawn pictures and longer mask stages are worth": "ldfsam_starts.md"},
     ),
     "spd_features": Page(
         suite="spd_features.toml",

@@ -53,7 +53,7 @@ def test_the_table_of_agreement(monkeypatch):
     assert text.rstrip().endswith("| 2 |")
 
 
-def test_what_a_beginning_is_worth(tmp_path, monkeypatch):
+def test_rows_of_two_suites_side_by_side(tmp_path, monkeypatch):
     starts = script_of("starts", monkeypatch)
     old, new = tmp_path / "old", tmp_path / "new"
     alone = {"group": "detectors alone", "figure": "", "found": 1}
