@@ -10,9 +10,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -20,9 +19,10 @@ from steadysam.files import write_text
 from steadysam.report.benchmark.detection import detections_of
 from steadysam.report.benchmark.paired import compare_pools
 from steadysam.report.benchmark.pooling import Book, Pool, common_seeds, read_store
+from steadysam.report.table import ABSENT
 
 ALONE = "detectors alone"
-ABSENT = "—"
+Told = tuple[float, float, str]  # before, after, what stands behind them
 
 
 def main() -> None:
@@ -64,8 +64,10 @@ def _differ(old: Pool, new: Pool) -> bool:
     return any(keys.get(cell.seed, cell.key) != cell.key for cell in new.cells)
 
 
-def _lines(head: str, pairs: Sequence[tuple[Pool, Pool]], targets: Sequence[str], told: Any) -> list[str]:
-    rows: dict[str, dict[str, tuple[float, float, str]]] = {}
+def _lines(
+    head: str, pairs: Sequence[tuple[Pool, Pool]], targets: Sequence[str], told: Callable[[Pool, Pool], Told]
+) -> list[str]:
+    rows: dict[str, dict[str, Told]] = {}
     seeds: dict[str, dict[str, None]] = {}
     for old, new in pairs:
         both = common_seeds([old, new])
@@ -83,12 +85,12 @@ def _cell(a: float, b: float, more: str) -> str:
     return f"{a:.3f} → {b:.3f}{more}"
 
 
-def _precision(old: Pool, new: Pool) -> tuple[float, float, str]:
+def _precision(old: Pool, new: Pool) -> Told:
     a, b = (float(np.mean([one["AP"] for one in detections_of(pool)])) for pool in (old, new))
     return a, b, ""
 
 
-def _dice(books: tuple[Book, Book], old: Pool, new: Pool) -> tuple[float, float, str]:
+def _dice(books: tuple[Book, Book], old: Pool, new: Pool) -> Told:
     made = compare_pools(books[1], new, old)
     assert made is not None, "pools of common seeds"
     test = made[0].metrics["dsc"]

@@ -69,7 +69,7 @@ def test_rows_of_two_suites_side_by_side(tmp_path, monkeypatch):
     starts.main()
     lines = (tmp_path / "table.md").read_text("utf-8").splitlines()
     assert "| detector | 0.200 → 0.500 | 0.200 → 0.500 | 0.200 → 0.500 | 2 | 0 |" in lines
-    assert "| S+D | 0.433 → 0.633 (+0.200 to +0.200) | — | 0.433 → 0.633 | 1 | 1 |" in lines
+    assert "| S+D | 0.433 → 0.633 (+0.200 to +0.200) | – | 0.433 → 0.633 | 1 | 1 |" in lines
     assert not any("UNet" in line for line in lines)
 
 

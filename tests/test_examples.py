@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from steadysam.bench.group import Folders, Group, Options
+from steadysam.bench.group import Folders, Group
 from steadysam.bench.suite import read_suite
 from steadysam.cli.draw import draw
 from steadysam.config import make_config, merged, read_config
-from steadysam.files import read_json
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,8 +20,7 @@ def example(name, dataset):
 @pytest.fixture
 def measured(tmp_path):
     suite = read_suite(ROOT / "benchmarks" / "suites" / "ldfsam_drawn_cpu.toml")
-    rates = read_json(ROOT / "benchmarks" / "results" / "ldfsam" / "rates.json")
-    return Group(suite, "Kvasir", 10, Folders(tmp_path, tmp_path, tmp_path), Options(rates=rates)).config
+    return Group(suite, "Kvasir", 10, Folders(tmp_path, tmp_path, tmp_path)).config
 
 
 def test_ldfsam(measured, toy_dataset):

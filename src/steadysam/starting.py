@@ -58,17 +58,23 @@ def start_from(
         other = Path(start.begin)
         paths += _first_weights(other, [name for name in known if name not in start.skip])
         _warn_of_differences(config, other, _FITS_ALL_THE_SAME[-1:])  # other data are what it is for
-    return [_load(path, model, data) for path in (*paths, *skipped)]
+    loaded = []
+    makers: dict[Path, None] = {}  # two stages may be of one run
+    for path in (*paths, *skipped):
+        load_into(model, read_safetensors(path), file=path, strict=False)
+        maker = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+        makers[maker] = None
+        loaded.append({"run": maker.name, "file": path.relative_to(maker).as_posix(), "sha256": sha256_file(path)})
+    for maker in makers:
+        _refuse_leaks(maker, data)
+    return loaded
 
 
-def _load(path: Path, model: nn.Module, data: Mapping[str, Any]) -> dict[str, str]:
-    load_into(model, read_safetensors(path), file=path, strict=False)
-    maker = path.parent.parent if path.parent.name == "checkpoints" else path.parent
+def _refuse_leaks(maker: Path, data: Mapping[str, Any]) -> None:
     seen = read_record(maker).get("data", {})  # an unfinished run, which may have the stage, does not say
     if seen:
         alike = seen["dataset"] == data["dataset"]
         refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
-    return {"run": maker.name, "file": path.relative_to(maker).as_posix(), "sha256": sha256_file(path)}
 
 
 def _first_weights(other: Path, trained: Sequence[str]) -> list[Path]:

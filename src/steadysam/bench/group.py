@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,13 +11,13 @@ from typing import Any
 
 from steadysam.bench import promptsets
 from steadysam.bench.keys import decisive, prompt_values, row_values
-from steadysam.bench.store import keep_run_record, run_path
+from steadysam.bench.store import keep_run_record, run_path, run_record
 from steadysam.bench.suite import PointsFrom, Suite
 from steadysam.bench.training_specs import Drawn
 from steadysam.config import RunConfig, make_config, merged
 from steadysam.data.cases import Case, Dataset, read_dataset, resolve_label
 from steadysam.data.splits import Split
-from steadysam.files import content_key, read_json, slug
+from steadysam.files import content_key, slug
 from steadysam.locks import alone_in
 from steadysam.methods import METHODS
 from steadysam.prompts.sets import set_hash, write_set
@@ -112,7 +110,7 @@ class Group:
         if spec.drawn is not None:
             data, prompts, seed = {"dataset": str(self._pictures(spec.drawn)), "label": LABEL}, {}, spec.drawn.seed
         values: dict[str, Any] = {
-            "data": {**data, **self._budget({**shared.get("data", {}), **spec.data})},
+            "data": {**data, **_budget({**shared.get("data", {}), **spec.data}, seed)},
             "prompts": prompts,
             "preprocess": {**shared.get("preprocess", {}), **spec.preprocess},
             "backbone": {**shared.get("backbone", {}), **spec.backbone, "seed": seed},
@@ -134,11 +132,6 @@ class Group:
 
     def _pictures(self, drawn: Drawn) -> Path:
         return self.folders.work / DRAWN / f"pictures-{drawn.images}-{drawn.size}-s{drawn.seed}"
-
-    def _budget(self, data: dict[str, Any]) -> dict[str, Any]:
-        """A share of the training patients is drawn with the seed of the group; with all of them nothing is said."""
-        draws = data.get("train_fraction", 1.0) < 1 and "subset_seed" not in data
-        return {**data, "subset_seed": self.seed} if draws else data
 
     def case(self, name: str) -> tuple[Case, Volume, Mask]:
         """A case with its image and truth, read once."""
@@ -186,12 +179,12 @@ class Group:
         """Write the prompts that all runs are trained with."""
         name = self.suite.training
         folder = self.folder / "prompts" / slug(name)
-        if folder.exists():
-            return
-        with alone_in(folder.parent, wait=True):
-            if not folder.exists():
-                found, meta = self._drawn(name, [case.name for part in self.split.parts.values() for case in part])
-                write_set(folder, found, meta)
+
+        def make() -> None:
+            found, meta = self._drawn(name, [case.name for part in self.split.parts.values() for case in part])
+            write_set(folder, found, meta)
+
+        _made_once(folder, make)
 
     def _drawn(self, name: str, wanted: Sequence[str]) -> tuple[dict[str, Prompts], dict[str, Any]]:
         if self.suite.prompts[name].nothing:  # then nobody looks at images, of which there may be many
@@ -224,10 +217,8 @@ class Group:
         if spec.drawn is None:
             self.freeze_training_prompts()
             return
-        folder = self._pictures(spec.drawn)
-        with alone_in(folder.parent, wait=True):
-            if not folder.exists():
-                draw_pictures(folder, spec.drawn.images, spec.drawn.seed, size=spec.drawn.size)
+        folder, drawn = self._pictures(spec.drawn), spec.drawn
+        _made_once(folder, lambda: draw_pictures(folder, drawn.images, drawn.seed, size=drawn.size))
 
     def key(self, row: str, prompts: str) -> str:
         """Hash of all settings that decide a cell; paths and devices are none of them."""
@@ -254,26 +245,25 @@ class Group:
         return load_run(self.train(run, scored=True), self.config(run).compute.device, **settings)
 
 
+def _budget(data: dict[str, Any], seed: int) -> dict[str, Any]:
+    """A share of the training patients is drawn with the seed of the run; with all of them nothing is said."""
+    draws = data.get("train_fraction", 1.0) < 1 and "subset_seed" not in data
+    return {**data, "subset_seed": seed} if draws else data
+
+
+def _made_once(folder: Path, make: Callable[[], object]) -> None:
+    """Make a folder that several processes want, in one of them."""
+    if folder.exists():
+        return
+    with alone_in(folder.parent, wait=True):
+        if not folder.exists():
+            make()
+
+
 def run_place(suite: Suite, run: str, target: str, seed: int) -> tuple[str, int]:
     """Target and seed under which a run is recorded: those of its group, or of the drawn pictures it is trained on."""
     drawn = suite.runs[run].drawn
     return (target, seed) if drawn is None else (DRAWN, drawn.seed)
-
-
-def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]:
-    """What the store keeps of a run: settings, stages, cost and learning curves."""
-    record = read_json(folder / "run.json")
-    curves, seconds = {}, {}
-    for name in record["stages"]:
-        rows = _csv(folder / "logs" / f"{name}-metrics.csv")
-        curves[name] = [
-            {key: round(float(row[key]), 5) for key in ("learning_rate", "train_loss", "val_loss") if row.get(key)}
-            for row in rows
-        ]
-        seconds[name] = round(sum(float(row["seconds"]) for row in _csv(folder / "logs" / f"{name}-timing.csv")), 1)
-    kept = ("method", "weights_sha256", "parameters", "stages", "threads", "versions")
-    facts = {key: record[key] for key in kept if key in record}
-    return {"target": target, "seed": seed, "run": run, **facts, "seconds": seconds, "curves": curves}
 
 
 def without_epochs(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -289,7 +279,3 @@ def nested(path: str, value: Any) -> dict[str, Any]:
     for key in reversed(path.split(".")):
         value = {key: value}
     return value
-
-
-def _csv(path: Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.is_file() else []

@@ -6,6 +6,8 @@ that tables, intervals and tests can be made again, and everything that says whe
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
@@ -50,6 +52,22 @@ def cell_path(store: Path, target: str, seed: int, row: str, prompts: str) -> Pa
 def run_path(store: Path, target: str, seed: int, run: str) -> Path:
     """Where the record of a trained run lies: what it cost, its curves, its weights' hash."""
     return store / "runs" / f"{slug(target)}-s{seed}-{slug(run)}.json"
+
+
+def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]:
+    """What the store keeps of a run: settings, stages, cost and learning curves."""
+    record = read_json(folder / "run.json")
+    curves, seconds = {}, {}
+    for name in record["stages"]:
+        rows = _csv(folder / "logs" / f"{name}-metrics.csv")
+        curves[name] = [
+            {key: round(float(row[key]), 5) for key in ("learning_rate", "train_loss", "val_loss") if row.get(key)}
+            for row in rows
+        ]
+        seconds[name] = round(sum(float(row["seconds"]) for row in _csv(folder / "logs" / f"{name}-timing.csv")), 1)
+    kept = ("method", "weights_sha256", "parameters", "stages", "threads", "versions")
+    facts = {key: record[key] for key in kept if key in record}
+    return {"target": target, "seed": seed, "run": run, **facts, "seconds": seconds, "curves": curves}
 
 
 def keep_run_record(store: Path, record: Mapping[str, Any]) -> None:
@@ -134,3 +152,7 @@ def _case(values: Mapping[str, Any]) -> CaseScores:
 
 def _short(value: Any) -> Any:
     return round(value, _DIGITS) if isinstance(value, float) else value
+
+
+def _csv(path: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(path.read_text("utf-8")))) if path.is_file() else []
