@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.config import make_config, merged
+from steadysam.data.volumes import read_volume, write_volume
 from steadysam.errors import CheckpointError, InputError
 from steadysam.files import read_json, sha256_file
 from steadysam.training import train
@@ -62,6 +64,23 @@ def test_a_beginning_that_does_not_fit_or_has_seen_what_judges(toy_dataset, taug
     with pytest.raises(InputError, match="DATA_LEAK_START"):
         train(make_config(content), tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_what_the_run_before_the_run_has_seen(toy_dataset, tmp_path, caplog):
+    """Two steps back: the first was trained on what tests the third, the second has other pictures."""
+    other = Path(shutil.copytree(toy_dataset, tmp_path / "Dataset002_Other"))
+    for path in other.glob("images*/*.nii.gz"):
+        image = read_volume(path)
+        write_volume(path, image.array + 1, image.grid)
+    first = train(make_config(values(toy_dataset, 1, teacher="n")), tmp_path / "first")
+    content = {**values(other, 0, teacher="n"), "start": {"begin": str(first)}}
+    second = train(make_config(content), tmp_path / "second")
+    third = merged(begun(toy_dataset, 0, begin=str(second)), {"data": {"split_seed": 1}})
+    with pytest.raises(InputError, match=r"DATA_LEAK_START[\s\S]*first"):
+        train(make_config(third), tmp_path / "third")
+    first.rename(tmp_path / "moved")
+    train(make_config(third), tmp_path / "third")
+    assert "can't be checked" in caplog.text
 
 
 def test_a_student_begins_as_it_was_before_the_masks_changed_it(toy_dataset, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,8 @@ def start_from(
         maker = path.parent.parent if path.parent.name == "checkpoints" else path.parent
         makers[maker] = None
         loaded.append({"run": maker.name, "file": path.relative_to(maker).as_posix(), "sha256": sha256_file(path)})
-    for maker in makers:
-        _refuse_leaks(maker, data)
+    for run in _with_ancestors(makers):
+        _refuse_leaks(run, data)
     return loaded
 
 
@@ -75,6 +75,21 @@ def _refuse_leaks(maker: Path, data: Mapping[str, Any]) -> None:
     if seen:
         alike = seen["dataset"] == data["dataset"]
         refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
+
+
+def _with_ancestors(makers: Iterable[Path]) -> list[Path]:
+    """Runs, those that they started from, and so on: what any of them was trained on is in the weights."""
+    runs = list(makers)
+    for run in runs:  # grows on the way
+        start = read_config(run / "config.toml").get("start", {})
+        for parent in (Path(start[key]) for key in ("run", "begin") if start.get(key)):
+            if parent in runs:
+                continue
+            if (parent / "run.json").is_file():
+                runs.append(parent)
+            else:
+                logger.warning("%s started from %s, which is gone: what that one saw can't be checked", run, parent)
+    return runs
 
 
 def _first_weights(other: Path, trained: Sequence[str]) -> list[Path]:
