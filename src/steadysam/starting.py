@@ -81,7 +81,7 @@ def _with_ancestors(makers: Iterable[Path]) -> list[Path]:
     """Runs, those that they started from, and so on: what any of them was trained on is in the weights."""
     runs = list(makers)
     for run in runs:  # grows on the way
-        start = read_config(run / "config.toml").get("start", {})
+        start = _start_of(run)
         for parent in (Path(start[key]) for key in ("run", "begin") if start.get(key)):
             if parent in runs:
                 continue
@@ -90,6 +90,10 @@ def _with_ancestors(makers: Iterable[Path]) -> list[Path]:
             else:
                 logger.warning("%s started from %s, which is gone: what that one saw can't be checked", run, parent)
     return runs
+
+
+def _start_of(run: Path) -> Mapping[str, Any]:
+    return read_config(run / "config.toml").get("start", {})
 
 
 def _first_weights(other: Path, trained: Sequence[str]) -> list[Path]:
@@ -132,7 +136,7 @@ def stage_file(run: Path, stage: str) -> Path:
     own = path = run / "checkpoints" / f"{stage}.safetensors"
     seen = {run}
     while not path.exists():
-        start = read_config(run / "config.toml").get("start", {})
+        start = _start_of(run)
         if stage not in start.get("skip", ()) or Path(start["run"]) in seen:
             return own
         run = Path(start["run"])
