@@ -25,7 +25,7 @@ class Page:
         suite: says how rows are shown.
         document: file in docs/; pictures are named after it.
         parts: files of the report, in order; those that a store has not are left out.
-        pictures: file in the report's figures/ -> what it shows.
+        pictures: file in the report's figures/ -> what it shows; one named as a part stands below it.
         reference, steps: of the paired tests; steps whose rows are not both there yet are left out.
         tables: whose hours of training are shown; each is made by `--tables`.
         appendix: heading -> file below results/.
@@ -41,11 +41,14 @@ class Page:
     appendix: Mapping[str, str] = field(default_factory=dict)
 
 
+CLAIMS = {"claims": "Right of zero as claimed. Dots: means over targets with 95 % intervals; small marks: targets."}
+
 LDFSAM = Page(
     suite="ldfsam_cpu.toml",
     document="results_ldfsam.md",
-    parts=("grids.md", "tables/none.md", "steps/none.md", "detectors.md"),
+    parts=("claims.md", "grids.md", "tables/none.md", "steps/none.md", "detectors.md"),
     pictures={
+        **CLAIMS,
         "annotation-budget-none": "Dice against the share of the training patients; bands: 95 % intervals.",
         "distillation-none": "Distillation of the detector whose features prompt.",
         "controls-none": "LDFSAM against a detector that nobody trained, another image's prompts, and none.",
@@ -79,6 +82,7 @@ PAGES = {
         suite="spd_cpu.toml",
         document="results.md",
         parts=(
+            "claims.md",
             "tables/noisy.md",
             "steps/noisy.md",
             "paired/noisy.md",
@@ -88,6 +92,7 @@ PAGES = {
             "robustness.md",
         ),
         pictures={
+            **CLAIMS,
             "noise-uniform-distractors-per-slice-LA": "LA with more and more stray points; one seed.",
             "prompt-source-noisy": "The frozen model with other points (Fig. 5); hollow: they say where the truth is.",
             "pairwise-slice-consistency-noisy": "Forms of the consistency term (Fig. 6).",
@@ -103,7 +108,7 @@ PAGES = {
         LDFSAM,
         suite="ldfsam_drawn_cpu.toml",
         document="results_ldfsam_drawn.md",
-        pictures={},  # until the rows of a figure are there
+        pictures=CLAIMS,  # others when their rows are there
         steps=(
             *LDFSAM.steps,
             "UNet -> UNet, drawn pictures first",
@@ -114,8 +119,8 @@ PAGES = {
     "spd_features": Page(
         suite="spd_features.toml",
         document="results_features.md",
-        parts=("tables/noisy.md", "steps/noisy.md", "tables/points-dropped.md", "steps/points-dropped.md"),
-        pictures={},
+        parts=("claims.md", "tables/noisy.md", "steps/noisy.md", "tables/points-dropped.md", "steps/points-dropped.md"),
+        pictures=CLAIMS,
         reference="consensus and features",
         steps=(
             "consensus of the clicks -> consensus and features",
@@ -150,20 +155,27 @@ def write_page(name: str, page: Page, store: Path, report: Path, docs: Path) -> 
         path = report / part
         if path.exists():
             parts.append("\n".join("#" + line if line.startswith("#") else line for line in lines(path)) + "\n")
+            parts.append(picture(page, path.stem, report, docs))
     if page.tables:
         parts.append(hours(suite, store, page.tables))
-    stem = Path(page.document).stem
-    for figure, said in page.pictures.items():
-        path = report / "figures" / f"{figure}.png"
-        if path.exists():
-            write_bytes(docs / f"{stem}-{figure}.png", path.read_bytes())
-            parts.append(f"![{said}]({stem}-{figure}.png)\n\n*{said}*\n")
+    parts += [picture(page, name, report, docs) for name in page.pictures if f"{name}.md" not in page.parts]
     parts.append((HERE / "runs" / f"{name}_reading.md").read_text("utf-8"))
     for heading, file in page.appendix.items():
         path = HERE / "results" / file
         if path.exists():
             parts += [f"## {heading}\n", path.read_text("utf-8")]
-    return write_text(docs / page.document, "\n".join(parts))
+    return write_text(docs / page.document, "\n".join(part for part in parts if part))
+
+
+def picture(page: Page, figure: str, report: Path, docs: Path) -> str:
+    """Copies a picture of the report beside the page and returns the lines that show it; "" where there is none."""
+    path = report / "figures" / f"{figure}.png"
+    if figure not in page.pictures or not path.exists():
+        return ""
+    name = f"{Path(page.document).stem}-{figure}.png"
+    write_bytes(docs / name, path.read_bytes())
+    said = page.pictures[figure]
+    return f"![{said}]({name})\n\n*{said}*\n"
 
 
 def hours(suite: Suite, store: Path, tables: tuple[str, ...]) -> str:

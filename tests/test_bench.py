@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import make_affine
+from steadysam.bench.claims import kept_claims
 from steadysam.bench.evidence import Evidence, in_mask
 from steadysam.bench.group import Folders, Group, Options, nested
 from steadysam.bench.promptsets import chosen_points, noise_model, some_points
@@ -20,6 +21,8 @@ from steadysam.errors import BatchError, ConfigError, InputError
 from steadysam.files import read_json, slug
 from steadysam.geometry import slice_points
 from steadysam.metrics import METRICS
+from steadysam.report.benchmark.claims import claim_rows
+from steadysam.report.benchmark.pooling import read_store
 from steadysam.summary import summarise
 from steadysam.types import Grid, SlicePoints
 from toys import Holder, some_prompts, steadysam
@@ -99,6 +102,9 @@ seeds = [0]
 [sweep]
 rates = [1e-3, 1e-2]
 targets = ["blob"]
+
+[claims."stray points cost something"]
+rows = {{ "SPD" = 1, "SPD [worse]" = -1 }}
 """
 
 
@@ -193,6 +199,15 @@ def test_a_cell_of_other_settings_is_refused_and_the_rest_goes_on(store):
     (path / "failures.json").unlink()
 
 
+def test_the_store_keeps_what_the_suite_claims(store):
+    suite, path, _ = store
+    assert kept_claims(path) == read_suite(suite).claims
+    row = claim_rows(read_store(path, draws=20))[-1]
+    cell, worse = (read_cell(cell_path(path, "blob", 0, "SPD", prompts)) for prompts in ("noisy", "worse"))
+    dice, less = ([part.dsc for case in one.cases for part in case.slices] for one in (cell, worse))
+    assert row["value"] == pytest.approx(np.mean(dice) - np.mean(less))
+
+
 def test_the_rate_is_chosen_on_validation_cases_and_used(store):
     suite, path, _ = store
     losses = read_json(path / "sweep" / "tuning-blob.json")["validation_loss"]
@@ -249,6 +264,8 @@ def test_a_table_is_a_group_or_a_figure_and_has_its_rows():
         ('simulator = "paper"', 'simulator = "papr"', "CONFIG_VALUE"),
         ('name = "sam_tuning"', 'name = "sam_tunning"', "CONFIG_VALUE"),
         ('points = "random:1"', 'points = "random:0"', "CONFIG_VALUE"),
+        ('"SPD [worse]" =', '"SPD [wors]" =', "CONFIG_VALUE"),
+        ('"SPD" = 1', '"SDP" = 1', "CONFIG_VALUE"),
         ("seeds = [0, 1]", "sedes = [0, 1]", "CONFIG_UNKNOWN_KEY"),
         ("[sweep]", "[sweep", "CONFIG_SYNTAX"),
     ],

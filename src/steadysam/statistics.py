@@ -36,14 +36,34 @@ def cluster_bootstrap(
     """Percentile interval of a mean when whole clusters (patients) are drawn with replacement.
 
     Args:
-        values: (N,) one number per sample.
-        clusters: (N,) patient of each sample.
-        of: `values` for the mean over all samples, `clusters` for the mean of the clusters' means.
-        draws: bootstrap replicates.
+        values, clusters, generator, of, draws: as in `cluster_means`.
         level: coverage of the interval.
 
     Returns:
         (low, high), or None with fewer than two clusters, where nothing is known about the spread.
+    """
+    means = cluster_means(values, clusters, generator, of=of, draws=draws)
+    return None if means is None else percentile_interval(means, level)
+
+
+def cluster_means(
+    values: Sequence[float],
+    clusters: Sequence[str],
+    generator: np.random.Generator,
+    *,
+    of: str = "values",
+    draws: int = 10_000,
+) -> NDArray[np.float64] | None:
+    """Means of `values` with whole clusters drawn with replacement.
+
+    Args:
+        values: (N,) one number per sample.
+        clusters: (N,) patient of each sample.
+        of: `values` for the mean over all samples, `clusters` for the mean of the clusters' means.
+        draws: bootstrap replicates.
+
+    Returns:
+        (draws,) means, or None with fewer than two clusters.
     """
     _same_length(values, clusters)
     sums, counts, names = _group_sums(values, clusters)
@@ -51,9 +71,12 @@ def cluster_bootstrap(
         return None
     drawn = generator.integers(0, len(names), (draws, len(names)))
     if of == "clusters":
-        replicates = (sums / counts)[drawn].mean(axis=1)
-    else:
-        replicates = sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+        return (sums / counts)[drawn].mean(axis=1)
+    return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+
+
+def percentile_interval(replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
+    """The middle `level` of bootstrap replicates (draws,)."""
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(replicates, [tail, 100 - tail])
     return float(low), float(high)

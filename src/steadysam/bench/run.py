@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
+from steadysam.bench.claims import keep_claims
 from steadysam.bench.group import Folders, Group, Options
 from steadysam.bench.scoring import score_group
 from steadysam.bench.store import cell_path
@@ -174,6 +175,7 @@ def bench(
         )
     if rates:
         write_json(folders.store / "rates.json", rates)
+    keep_claims(folders.store, suite.claims)
     failures: list[dict[str, Any]] = []
     chosen = replace(options, rates=rates)
     for lines, failed in _each(partial(_group, suite, folders, chosen), groups, work):

@@ -19,6 +19,9 @@ method.name = "spd"
 [rows."SPD"]                       # what is scored: a line of the table
 run = "spd"
 
+[claims."SPD before SAM-Tuning"]   # what it was written to find out
+rows = { "SPD" = 1, "SAM-Tuning" = -1 }
+
 A suite may say `extends = "other.toml"`, a file beside it, and then only what differs.
 """
 
@@ -30,6 +33,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from steadysam.bench.claims import Claim
 from steadysam.bench.training_specs import RunSpec
 from steadysam.config import merged, read_config, validated
 from steadysam.errors import ConfigError
@@ -180,6 +184,7 @@ class Suite(FrozenConfig):
     runs: dict[str, RunSpec]
     rows: dict[str, RowSpec]
     sweep: Sweep = Sweep()
+    claims: dict[str, Claim] = {}
 
     @model_validator(mode="after")
     def _names_exist(self) -> Suite:
@@ -206,6 +211,10 @@ class Suite(FrozenConfig):
             _known(f"rows.{name}.targets", row.targets, self.targets)
             if isinstance(row.points, PointsFrom):
                 _known(f"rows.{name}.points.run", [row.points.run], self.runs)
+        for name, claim in self.claims.items():
+            _known(f"claims.{name}.rows", [term.row for term in claim.terms.values()], self.rows)
+            _known(f"claims.{name}.rows", [term.prompts for term in claim.terms.values()], self.prompts)
+            _known(f"claims.{name}.given", [claim.given], self.claims)
         return self
 
     def prompts_of(self, row: str, target: str, seed: int) -> tuple[str, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RECALLS = np.linspace(0, 1, 101)
+PRECISIONS = ("AP50", "AP75", "AP")  # what `average_precision_summary` gives
 OVERLAPS = tuple(float(value) for value in np.linspace(0.5, 0.95, 10))
 
 

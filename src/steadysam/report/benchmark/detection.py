@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from steadysam.detection.average_precision import PRECISIONS
 from steadysam.report.benchmark.pooling import Book, Pool
 from steadysam.report.html import Table
 
-PRECISIONS = ("AP50", "AP75", "AP")
 _CAPTION = (
     "Average precision as COCO defines it, over all test slices, against the boxes of the connected components of "
     "the true masks; AP is the mean over IoU 0.50 to 0.95. Means over seeds, with the lowest and highest seed. Boxes "

@@ -13,6 +13,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from steadysam.bench.claims import Claim, kept_claims
 from steadysam.bench.store import Cell
 from steadysam.bench.store import cells as read_cells
 from steadysam.bench.suite import SHOWN_SOMETIMES, Suite, places_of
@@ -121,6 +122,7 @@ class Book:
         runs: what `runs/*.json` say.
         sweeps, rates: losses of the learning rates that were tried, and those chosen.
         failures: cells that could not be made.
+        claims: what the suite claims.
         draws, seed: of the bootstrap.
     """
 
@@ -129,6 +131,7 @@ class Book:
     sweeps: tuple[Mapping[str, Any], ...] = ()
     rates: Mapping[str, float] = field(default_factory=dict)
     failures: tuple[Mapping[str, Any], ...] = ()
+    claims: Mapping[str, Claim] = field(default_factory=dict)
     draws: int = 2000
     seed: int = 0
     _summaries: dict[tuple[str, str, str, tuple[int, ...]], Summary] = field(default_factory=dict)
@@ -174,7 +177,8 @@ def read_store(store: str | Path, *, suite: Suite | None = None, draws: int = 20
     """Everything that a store holds.
 
     Args:
-        suite: says anew how rows are shown (order, groups, figures, curves); without it cells say so themselves.
+        suite: says anew how rows are shown (order, groups, figures, curves) and what is claimed; without it the store
+            says so itself.
 
     Raises:
         InputError: `BENCH_EMPTY`, `BENCH_CELL`.
@@ -191,6 +195,7 @@ def read_store(store: str | Path, *, suite: Suite | None = None, draws: int = 20
         sweeps=_read_all(store / "sweep"),
         rates=read_json(rates) if rates.is_file() else {},
         failures=tuple(read_json(failures)) if failures.is_file() else (),
+        claims=kept_claims(store) if suite is None else suite.claims,
         draws=draws,
         seed=seed,
     )

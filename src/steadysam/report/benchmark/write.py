@@ -13,6 +13,7 @@ from steadysam.errors import UsageError
 from steadysam.files import slug, write_json, write_text
 from steadysam.report.benchmark import ablations, detection, filtering, grids, leads, learning, paired, robustness
 from steadysam.report.benchmark.cells import cell_rows
+from steadysam.report.benchmark.claims import write_claims
 from steadysam.report.benchmark.draft import Draft, Rows, flat
 from steadysam.report.benchmark.pooling import Book, read_store
 from steadysam.report.benchmark.tables import (
@@ -64,6 +65,7 @@ def write_report(store: str | Path, folder: str | Path, wanted: Wanted | None = 
     steps = paired.parse_steps(wanted.steps, book.rows)
     report = Draft(book, Path(folder))
     report.csv("cells", cell_rows(book))
+    write_claims(report)
     for prompts in book.main_sets:
         _set(report, prompts, reference, steps)
     _figures(report)

@@ -1,0 +1,83 @@
+"""What a suite was written to find out: weighted sums of rows that are claimed to be above zero."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import field_validator
+
+from steadysam.detection.average_precision import PRECISIONS
+from steadysam.files import read_json, write_json
+from steadysam.methods.contract import FrozenConfig
+from steadysam.metrics import METRICS
+
+FILE = "claims.json"
+_TERM = re.compile(r"(.+?)(?: \[(.+)\])?")
+
+
+class Term(NamedTuple):
+    """A row of a claim; `prompts` is None for the row's own first set."""
+
+    row: str
+    prompts: str | None
+    weight: float
+
+
+class Claim(FrozenConfig):
+    """A sum over rows that is claimed to be above zero: "A before B" is `{ A = 1, B = -1 }`.
+
+    A margin that grows is a difference of two differences; a share s of the gap between B and C that A wins back is
+    `{ A = 1, B = s - 1, C = -s }`.
+
+    Args:
+        rows: row -> weight; `ROW [SET]` is the row with that prompt set, `ROW` with the first that it was scored with.
+        measure: of `METRICS`, over slices or volumes; or `AP`, `AP50`, `AP75` of what finds boxes.
+        given: another claim without which there is nothing to judge, such as the gap itself.
+    """
+
+    rows: dict[str, float]
+    measure: str = "dsc"
+    given: str | None = None
+
+    @field_validator("rows")
+    @classmethod
+    def _weighs(cls, rows: dict[str, float]) -> dict[str, float]:
+        if not all(rows) or not all(rows.values()) or not rows:
+            raise ValueError("a claim needs rows, each with a weight that is not 0")
+        return rows
+
+    @field_validator("measure")
+    @classmethod
+    def _measured(cls, measure: str) -> str:
+        if measure not in (*METRICS, *PRECISIONS):
+            raise ValueError(f"no measure {measure!r}; there are: {', '.join((*METRICS, *PRECISIONS))}")
+        return measure
+
+    @property
+    def terms(self) -> dict[str, Term]:
+        """The keys of `rows`, taken apart."""
+        return {name: Term(*_TERM.fullmatch(name).group(1, 2), weight) for name, weight in self.rows.items()}  # type: ignore[union-attr]
+
+    @property
+    def formula(self) -> str:
+        """The sum in words: "A − B + 0.5 × C"."""
+        parts = []
+        for row, weight in self.rows.items():
+            sign = "−" if weight < 0 else "+"
+            parts.append(f"{sign} {row}" if abs(weight) == 1 else f"{sign} {abs(weight):g} × {row}")
+        return " ".join(parts).removeprefix("+ ")
+
+
+def keep_claims(store: Path, claims: Mapping[str, Claim]) -> None:
+    """Write what the suite claims beside the cells, for reports that do not have the suite."""
+    if claims:
+        write_json(store / FILE, {name: claim.model_dump(exclude_defaults=True) for name, claim in claims.items()})
+
+
+def kept_claims(store: Path) -> dict[str, Claim]:
+    """The inverse of `keep_claims`; none where none were written."""
+    path = store / FILE
+    return {name: Claim(**values) for name, values in read_json(path).items()} if path.is_file() else {}
