@@ -74,7 +74,11 @@ LDFSAM = Page(
         "SAM-Med2D style, no prompts -> LDFSAM",
         "UNet -> LDFSAM",
     ),
-    appendix={"Students against their teacher": "ldfsam_agreement.md"},
+    appendix={
+        "Students against their teacher": "ldfsam_agreement.md",
+        "Cost, as trained here": "ldfsam_cost.md",
+        "Cost at the paper's size": "ldfsam_cost_full.md",
+    },
 )
 
 PAGES = {

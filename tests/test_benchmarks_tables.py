@@ -6,13 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from steadysam.bench.store import run_path
+from steadysam.bench.suite import Suite
+from steadysam.config import validated
 from steadysam.files import write_json
 from stores import case, dices, put, scored
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture(params=["floor", "agreement", "starts"])
+@pytest.fixture(params=["floor", "agreement", "starts", "cost"])
 def script(request, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module(request.param)
@@ -93,3 +96,29 @@ def test_the_scripts_say_what_they_do(script, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="0"):
         script.main()
     assert "python benchmarks/" in capsys.readouterr().out
+
+
+def test_the_cost_of_rows_leaves_out_a_teacher_and_counts_a_box(tmp_path, monkeypatch):
+    cost = script_of("cost", monkeypatch)
+    detector = {"teacher": "s", "image_size": 64}
+    runs = {name: {"method": {"name": "ldfsam", "mode": name, "detector": detector}} for name in ("box", "SD", "none")}
+    values = {"name": "cost", "training": "none", "targets": {"blob": {"dataset": "x"}}}
+    values |= {"prompts": {"none": {"nothing": True}}, "runs": runs, "rows": {name: {"run": name} for name in runs}}
+    values |= {"run": {"preprocess": {"size": 32}, "backbone": {"name": "steadysam-test"}}}
+    suite = validated(Suite, values)
+    numbers = {}
+    for name in runs:
+        built = cost.build(suite, name, 2)
+        numbers[name] = {key: float(value) for key, value in cost.counts(built, 2).items()}
+        parts = {part: sum(p.numel() for p in one.parameters()) / 1e6 for part, one in built.model.named_children()}
+        assert "teacher" not in parts
+        assert numbers[name]["all"] == pytest.approx(sum(parts.values()), abs=1e-3)
+    assert numbers["none"]["all"] < numbers["box"]["all"] < numbers["SD"]["all"]
+    assert all(found["trained"] <= found["all"] for found in numbers.values())
+    assert numbers["none"]["gflops"] < min(numbers["box"]["gflops"], numbers["SD"]["gflops"])
+    for run, seconds in (("SD", {"masks": 60.0}), ("box", {"masks": 30.0})):
+        write_json(run_path(tmp_path, "blob", 0, run), {"seconds": seconds})
+    lines = [line.split(" | ") for line in cost.table(suite, list(runs), tmp_path, 2, 1).splitlines()[2:]]
+    assert [line[0].strip("| ") for line in lines] == list(runs)
+    assert [line[-1].strip("| ") for line in lines] == ["0.5", "1.0", "–"]
+    assert lines[0][-2] == "1.00", "without the row of bare segmenters times are relative to the first"

@@ -1,0 +1,207 @@
+"""What the rows of a suite cost: parameters, operations and time per slice, and the training that a store tells of.
+
+    python benchmarks/cost.py benchmarks/suites/ldfsam_cpu.toml --store benchmarks/results/ldfsam \\
+        -o benchmarks/results/ldfsam_cost.md
+    python benchmarks/cost.py benchmarks/suites/ldfsam.toml --slices 1 --repeats 1 \\
+        -o benchmarks/results/ldfsam_cost_full.md
+
+Networks have random weights, as neither count depends on them; a row with boxes is given one per slice. Times are
+measured in turns, in one process, so that their ratios can be trusted further than the times.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from steadysam.backbones import build_backbone
+from steadysam.backbones.lora import merge_lora
+from steadysam.bench.group import Folders, Group, run_place
+from steadysam.bench.run import rows_of_tables, trained_runs
+from steadysam.bench.store import run_path
+from steadysam.bench.suite import Suite, read_suite
+from steadysam.config import RunConfig
+from steadysam.detection.average_precision import FoundBoxes
+from steadysam.embeddings import EmbeddingCache
+from steadysam.files import read_json, write_text
+from steadysam.methods import METHODS, ldfsam
+from steadysam.methods.contract import traits_of
+from steadysam.report.table import to_markdown
+from steadysam.trainable import select_trainable
+from steadysam.types import Frame, Preprocess, SlicePoints, SliceStack
+
+BARE = "SAM-Med2D style, no prompts"
+NOTE = (
+    "All: parameters that segment, without a teacher that only taught. Trained: those of them that any stage trains, "
+    "the detector's included, whichever run trained them. GFLOPs: operations of one slice from image to mask, a "
+    "multiplication and an addition are two; LoRA merged, one box where boxes prompt."
+)
+TRAINING = (
+    " Training: minutes of one core with every run that the row starts from, means over the targets and seeds of the "
+    "store; a detector's run trains a teacher and a student."
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Built:
+    """A row's network, and what calls it on the slices."""
+
+    model: nn.Module
+    config: RunConfig
+    work: Callable[[], object]
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--store", type=Path, help="of the suite, for the cost of training")
+    parser.add_argument("--rows", nargs="+", help="default: those of prompt form and comparison, and LDFSAM")
+    parser.add_argument("--slices", type=int, default=8, help="that are segmented at a time")
+    parser.add_argument("--repeats", type=int, default=5, help="turns; the median counts")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    suite = read_suite(flags.suite)
+    wanted = flags.rows or [*rows_of_tables(suite, ["prompt form", "comparison"]), "LDFSAM"]
+    rows = [row for row in suite.rows if row in wanted and suite.runs[suite.rows[row].run].nnunet is None]
+    text = [
+        f"`python benchmarks/cost.py benchmarks/suites/{flags.suite.name}` · {platform.machine()}, "
+        f"{flags.threads} threads, torch {torch.__version__}, slices at a time: {flags.slices}, "
+        f"median of {flags.repeats}; random weights.\n",
+        table(suite, rows, flags.store, flags.slices, flags.repeats),
+        NOTE + (TRAINING if flags.store else ""),
+    ]
+    print(write_text(flags.output, "\n".join(text) + "\n"))
+
+
+def table(suite: Suite, rows: Sequence[str], store: Path | None, slices: int, repeats: int) -> str:
+    """A line per row; times are relative to the segmenter without prompts, or else to the first row."""
+    lines: dict[str, dict[str, Any]] = {}
+    built: dict[str, Built] = {}
+    for row in rows:
+        built[row] = build(suite, row, slices)
+        sizes = [built[row].config.preprocess.size, *([detail] if (detail := _detail(built[row].config)) else [])]
+        lines[row] = {"row": row, "pixels": " + ".join(map(str, sizes)), **counts(built[row], slices)}
+    for row, seconds in in_turns({row: one.work for row, one in built.items()}, repeats).items():
+        lines[row] |= {"ms": f"{1000 * seconds / slices:.1f}", "seconds": seconds}
+    first = BARE if BARE in lines else rows[0]
+    unit = lines[first]["seconds"]
+    for row, line in lines.items():
+        line["ratio"] = f"{line.pop('seconds') / unit:.2f}"
+        line["training"] = _minutes(suite, row, store) if store else None
+    headings = {"row": "", "pixels": "px", "all": "all, M", "trained": "trained, M", "gflops": "GFLOPs per slice"}
+    headings |= {"ms": "ms per slice", "ratio": f"time, {first} = 1"}
+    headings |= {"training": "training, core min"} if store else {}
+    return to_markdown(list(lines.values()), list(headings), headings=headings)
+
+
+def build(suite: Suite, row: str, slices: int) -> Built:
+    """The network of a row, ready to segment `slices` slices of noise."""
+    nowhere = Path("nowhere")
+    config = Group(suite, next(iter(suite.targets)), 0, Folders(nowhere, nowhere, nowhere)).config(suite.rows[row].run)
+    method, settings = METHODS[config.method_name], config.method_config()
+    traits = traits_of(method, settings)
+    size = config.preprocess.size
+    backbone = build_backbone(config.backbone.name, size, weights=False) if traits.backbone else None
+    model = method.build(settings, backbone).eval()
+    stack, points = noise(size, _detail(config), slices)
+    points = points if traits.prompted else [SlicePoints.empty()] * slices
+
+    def work() -> None:
+        with one_box_each():
+            method.segment(model, settings, stack, points, EmbeddingCache())
+
+    return Built(model, config, work)
+
+
+def counts(built: Built, slices: int) -> dict[str, str]:
+    """Parameters in millions and GFLOPs of one slice; afterwards the model is as it segments."""
+    model, settings = built.model, built.config.method_config()
+    stages = METHODS[built.config.method_name].stages(settings)
+    trained = {name for stage in stages for name in select_trainable(model, stage)}
+    if callable(release := getattr(model, "release", None)):
+        release()
+    left = dict(model.named_parameters())
+    numbers = {"all": sum(p.numel() for p in left.values())}
+    numbers["trained"] = sum(p.numel() for name, p in left.items() if name in trained)
+    model.eval().requires_grad_(False)
+    if (sam := getattr(model, "sam", None)) is not None:
+        merge_lora(sam)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        built.work()
+    shown = {name: f"{number / 1e6:.3f}" for name, number in numbers.items()}
+    return {**shown, "gflops": f"{counter.get_total_flops() / slices / 1e9:.2f}"}
+
+
+def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median wall seconds of each, called one after the other `repeats` times, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(found[1:])) for name, found in times.items()}
+
+
+def noise(size: int, detail: int, slices: int) -> tuple[SliceStack, list[SlicePoints]]:
+    """Coloured slices of noise, and a box on each."""
+    rng = np.random.default_rng(0)
+    images = rng.random((slices, 3, size, size)).astype(np.float32)
+    stack = SliceStack(images, Frame(size, size, size), Preprocess(size=size), f"noise-{size}-{slices}")
+    if detail:
+        stack = replace(stack, detail=rng.integers(0, 256, (slices, 3, detail, detail)).astype(np.uint8))
+    box = np.array([size / 4, size / 4, size / 2, size / 2], np.float32)
+    return stack, [replace(SlicePoints.empty(), box=box)] * slices
+
+
+@contextmanager
+def one_box_each() -> Iterator[None]:
+    """LDFSAM's detector finds one box on each slice; one of random weights finds none, or hundreds."""
+    real = ldfsam.detect_stack
+
+    def found(detector: Any, stack: SliceStack, config: Any) -> list[FoundBoxes]:
+        here = real(detector, stack, config)
+        box = np.array([[1.0, 1.0, 9.0, 9.0]], np.float32)
+        return [FoundBoxes(box, np.ones(1, np.float32))] * len(here)
+
+    with mock.patch.object(ldfsam, "detect_stack", found):
+        yield
+
+
+def _detail(config: RunConfig) -> int:
+    """The second image size of methods with a detector, or 0."""
+    settings = config.method_config()
+    detector = getattr(settings, "detector", settings)
+    sees = getattr(settings, "mode", "box") != "none"
+    return int(getattr(detector, "image_size", 0)) if sees else 0
+
+
+def _minutes(suite: Suite, row: str, store: Path) -> str | None:
+    totals = []
+    for target in suite.targets:
+        for seed in suite.seeds:
+            runs = [(*run_place(suite, run, target, seed), run) for run in trained_runs(suite, [row])]
+            paths = [run_path(store, *run) for run in runs]
+            if suite.scores(row, target, seed) and all(path.exists() for path in paths):
+                totals.append(sum(sum(read_json(path)["seconds"].values()) for path in paths))
+    return f"{np.mean(totals) / 60:.1f}" if totals else None
+
+
+if __name__ == "__main__":
+    main()
