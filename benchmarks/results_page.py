@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from figures_in_words import with_figures
+
 from steadysam.bench.group import run_place
 from steadysam.bench.run import rows_of_tables, trained_runs
 from steadysam.bench.store import cells, run_path
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.files import read_json, write_bytes, write_text
+from steadysam.report.benchmark.pooling import read_store
 from steadysam.report.benchmark.write import Wanted, write_report
 
 HERE = Path(__file__).parent
@@ -154,6 +157,7 @@ def write_page(name: str, page: Page, store: Path, report: Path, docs: Path) -> 
     """The report into `report`, the page and its pictures into `docs`; returns the page."""
     suite = read_suite(HERE / "suites" / page.suite)
     write_report(store, report, wanted(page, suite, {cell.row for cell in cells(store)}))
+    book = read_store(store, suite=suite, draws=20)  # for figures, which need no intervals
     parts = [(HERE / "runs" / f"{name}_intro.md").read_text("utf-8")]
     for part in page.parts:
         path = report / part
@@ -163,7 +167,7 @@ def write_page(name: str, page: Page, store: Path, report: Path, docs: Path) -> 
     if page.tables:
         parts.append(hours(suite, store, page.tables))
     parts += [picture(page, name, report, docs) for name in page.pictures if f"{name}.md" not in page.parts]
-    parts.append((HERE / "runs" / f"{name}_reading.md").read_text("utf-8"))
+    parts.append(with_figures((HERE / "runs" / f"{name}_reading.md").read_text("utf-8"), book))
     for heading, file in page.appendix.items():
         path = HERE / "results" / file
         if path.exists():

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from steadysam.bench.claims import Claim, keep_claims
 from steadysam.bench.store import run_path
 from steadysam.bench.suite import Suite
 from steadysam.config import validated
 from steadysam.files import write_json
+from steadysam.report.benchmark.pooling import read_store
 from stores import case, dices, put, scored
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
@@ -122,3 +124,35 @@ def test_the_cost_of_rows_leaves_out_a_teacher_and_counts_a_box(tmp_path, monkey
     assert [line[0].strip("| ") for line in lines] == list(runs)
     assert [line[-1].strip("| ") for line in lines] == ["0.5", "1.0", "–"]
     assert lines[0][-2] == "1.00", "without the row of bare segmenters times are relative to the first"
+
+
+def test_figures_in_the_words_of_a_page_come_from_the_store(tmp_path, monkeypatch):
+    words = script_of("figures_in_words", monkeypatch)
+    for target, gain in (("LV", 0.1), ("LA", 0.3)):
+        put(tmp_path, "A, tuned", dices(0.5 + gain, 0.5 + gain), target=target, seed=1)
+        put(tmp_path, "B", dices(0.4, 0.5), target=target, seed=1)
+    put(tmp_path, "B", dices(0.0, 0.0), target="LV", seed=2)
+    keep_claims(tmp_path, {"A before B": Claim(rows={"A, tuned": 1, "B": -1})})
+    book = read_store(tmp_path, draws=20)
+    asked = {
+        "A, tuned @ LA": "0.800",
+        "A, tuned @ mean": "0.700",
+        "A, tuned − B @ LV": "0.150",
+        "A, tuned − B @ LV, LA": "0.250",
+        "B @ LV, seed 2": "0.000",
+        "dsc_positive: B @ LV": "0.225",
+        "verdict: A before B": "holds",
+    }
+    for text, figure in asked.items():
+        assert words.with_figures(f"So {{{text}}}.", book) == f"So {figure}.\n"
+    assert words.with_figures("- It is {A, tuned\n  @ LA}.", book) == "- It is 0.800.\n", "words are wrapped"
+    for text in ("C @ LV", "B @ RV", "B @ LA, seed 2", "B", "verdict: B before A", "AP: B @ LV"):
+        with pytest.raises(ValueError, match="no such figure"):
+            words.with_figures(f"{{{text}}}", book)
+
+
+def test_words_are_wrapped_without_touching_headings_or_items(monkeypatch):
+    words = script_of("figures_in_words", monkeypatch)
+    text = "## A heading\n\n- one two\n  three\n- four\n\nfive six\nseven\n"
+    assert words.wrapped(text, 12) == "## A heading\n\n- one two\n  three\n- four\n\nfive six\nseven\n"
+    assert words.wrapped(text, 40) == "## A heading\n\n- one two three\n- four\n\nfive six seven\n"
