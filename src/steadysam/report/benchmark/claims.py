@@ -87,8 +87,9 @@ def claim_rows(book: Book) -> list[dict[str, Any]]:
             own = {"target": target, "seeds": ", ".join(map(str, one.by_seed)), "n": one.n, "patients": one.patients}
             own |= {"seeds above": _above(list(one.by_seed.values()))}
             rows.append({**said, **own, **_value(one.value, one.replicates)})
-        mean = _mean(list(weighed.values())) if weighed else {"verdict": MISSING}
-        verdicts[name] = mean["verdict"]
+        mean: dict[str, Any] = _mean(list(weighed.values())) if weighed else {}
+        verdicts[name] = _verdict(claim, mean) if weighed else MISSING
+        mean["verdict"] = verdicts[name]
         rows.append({**said, "target": MEAN, **mean})
     for row in rows:
         given = book.claims[row["claim"]].given
@@ -103,7 +104,7 @@ def weigh(book: Book, name: str, claim: Claim, target: str) -> Weighed | None:
     Raises:
         InputError: `EVAL_SLICES` if rows were scored on different grids.
     """
-    found = {name: _pool(book, target, term) for name, term in claim.terms.items()}
+    found = {row: _pool(book, target, term) for row, term in claim.terms.items()}
     pools = {row: pool for row, pool in found.items() if pool is not None}
     if len(pools) < len(found) or not (seeds := common_seeds(list(pools.values()))):
         return None
@@ -206,7 +207,7 @@ def _sums(claim: Claim, cells: Mapping[str, Cell]) -> list[tuple[float, str]]:
 
 
 def _mean(weighed: Sequence[Weighed]) -> dict[str, Any]:
-    """The unweighted mean over targets, and the verdict."""
+    """The unweighted mean over targets; `of seeds` are those of each seed."""
     seeds = sorted({seed for one in weighed for seed in one.by_seed})
     by_seed = [float(np.mean([one.by_seed[seed] for one in weighed if seed in one.by_seed])) for seed in seeds]
     drawn = [one.replicates for one in weighed if one.replicates is not None]
@@ -214,7 +215,7 @@ def _mean(weighed: Sequence[Weighed]) -> dict[str, Any]:
     value = _value(float(np.mean([one.value for one in weighed])), replicates)
     counts = {"n": sum(one.n for one in weighed), "patients": sum(one.patients for one in weighed)}
     above = {"seeds above": _above(by_seed), "targets above": _above([one.value for one in weighed])}
-    return {**value, **counts, **above, "verdict": _verdict(value, by_seed)}
+    return {**value, **counts, **above, "of seeds": by_seed}
 
 
 def _value(value: float, replicates: NDArray[np.float64] | None) -> dict[str, Any]:
@@ -222,12 +223,12 @@ def _value(value: float, replicates: NDArray[np.float64] | None) -> dict[str, An
     return {"value": value, "low": low, "high": high}
 
 
-def _verdict(value: Mapping[str, Any], by_seed: Sequence[float]) -> str:
-    low, high = value["low"], value["high"]
+def _verdict(claim: Claim, mean: Mapping[str, Any]) -> str:
+    low, high = mean["low"], mean["high"]
+    if claim.measure in PRECISIONS and len(mean["of seeds"]) > 1:
+        low, high = min(mean["of seeds"]), max(mean["of seeds"])
     if low is None:
-        one_voice = len(by_seed) > 1
-        low = min(by_seed) if one_voice else -np.inf
-        high = max(by_seed) if one_voice else np.inf
+        return OPEN
     return HOLDS if low > 0 else FAILS if high < 0 else OPEN
 
 
