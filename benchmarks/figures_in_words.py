@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from textwrap import TextWrapper
 
 import numpy as np
@@ -74,21 +73,11 @@ def _number(asked: str, book: Book) -> float | None:
         return None
     left, _, right = rows.partition(" − ")
     claim = Claim(rows={left: 1.0, **({right: -1.0} if right else {})}, measure=measure)
-    seed = None if found["seed"] is None else int(found["seed"])
-    return _mean(claim, _targets(found["targets"], claim, book), seed, book)
-
-
-def _targets(words: str, claim: Claim, book: Book) -> list[str]:
-    if words != "mean":
-        return words.split(", ")
-    return [target for target in book.targets if weigh(book, "words", claim, target)]
-
-
-def _mean(claim: Claim, targets: Sequence[str], seed: int | None, book: Book) -> float | None:
-    values = []
-    for target in targets:
-        weighed = weigh(book, "words", claim, target)
-        if weighed is None or seed is not None and seed not in weighed.by_seed:
-            return None
-        values.append(weighed.value if seed is None else weighed.by_seed[seed])
-    return float(np.mean(values)) if values else None
+    names = book.targets if found["targets"] == "mean" else found["targets"].split(", ")
+    weighed = [weigh(book, "words", claim, name) for name in names]
+    if found["targets"] == "mean":
+        weighed = [one for one in weighed if one is not None]
+    if not weighed or None in weighed:
+        return None
+    values = [one.by_seed.get(int(seed)) if (seed := found["seed"]) else one.value for one in weighed if one]
+    return None if None in values else float(np.mean([value for value in values if value is not None]))

@@ -11,7 +11,7 @@ from figures_in_words import with_figures
 
 from steadysam.bench.group import run_place
 from steadysam.bench.run import rows_of_tables, trained_runs
-from steadysam.bench.store import cells, run_path
+from steadysam.bench.store import run_path
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.files import read_json, write_bytes, write_text
 from steadysam.report.benchmark.pooling import read_store
@@ -156,8 +156,8 @@ def main() -> None:
 def write_page(name: str, page: Page, store: Path, report: Path, docs: Path) -> Path:
     """The report into `report`, the page and its pictures into `docs`; returns the page."""
     suite = read_suite(HERE / "suites" / page.suite)
-    write_report(store, report, wanted(page, suite, {cell.row for cell in cells(store)}))
-    book = read_store(store, suite=suite, draws=20)  # for figures, which need no intervals
+    book = read_store(store, suite=suite)  # with the report's own draws, so that verdicts in words are its table's
+    write_report(store, report, wanted(page, suite, set(book.rows)))
     parts = [(HERE / "runs" / f"{name}_intro.md").read_text("utf-8")]
     for part in page.parts:
         path = report / part

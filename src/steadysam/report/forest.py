@@ -17,7 +17,7 @@ class Statement:
         text: beside the axis.
         mean, low, high: the interval may be None.
         parts: name -> value, drawn as small marks, the same name with the same mark on every line.
-        colour: of mean and interval; filled unless `hollow`.
+        colour: of mean and interval; a mean without one is hollow.
     """
 
     text: str
@@ -26,7 +26,6 @@ class Statement:
     high: float | None
     parts: Mapping[str, float]
     colour: str
-    hollow: bool = False
 
 
 def draw_forest(statements: Sequence[Statement], colours: Mapping[str, str], *, title: str, xlabel: str) -> bytes:
@@ -46,9 +45,10 @@ def draw_forest(statements: Sequence[Statement], colours: Mapping[str, str], *, 
     for n, one in enumerate(statements):
         for name, value in one.parts.items():
             axes.plot([value], [n + 0.22], marks[name], color="#999999", markersize=4)
+        face = "white"
         if one.low is not None and one.high is not None:
+            face = one.colour
             axes.plot([one.low, one.high], [n - 0.1] * 2, color=one.colour, linewidth=2.2, solid_capstyle="butt")
-        face = "white" if one.hollow else one.colour
         axes.plot([one.mean], [n - 0.1], "o", color=one.colour, markerfacecolor=face, markersize=6.5)
     axes.set_yticks(range(len(statements)), [fill(one.text, 46) for one in statements], fontsize=8.5)
     axes.set_ylim(len(statements) - 0.4, -0.6)

@@ -147,7 +147,6 @@ def draw_claims(rows: Sequence[Mapping[str, Any]]) -> bytes:
             row["high"],
             parts[row["claim"]],
             COLOURS[row["verdict"]],
-            hollow=row["low"] is None,
         )
         for row in drawn
     ]
