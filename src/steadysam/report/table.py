@@ -32,6 +32,19 @@ LEADING: dict[str, str] = {
 ABSENT = "–"
 
 
+def with_interval(value: float | None, interval: tuple[float, float] | None, to: str = "–") -> str | None:
+    """`0.512 (0.401–0.623)`; the number alone without an interval, None without a number."""
+    if value is None:
+        return None
+    return shown(value) if interval is None else f"{shown(value)} ({shown(interval[0])}{to}{shown(interval[1])})"
+
+
+def interval_of(row: Row, name: str = "") -> tuple[float, float] | None:
+    """The columns NAMElow and NAMEhigh of a row, if they hold an interval."""
+    low, high = row[f"{name}low"], row[f"{name}high"]
+    return None if low is None or high is None else (low, high)
+
+
 def columns_of(rows: Sequence[Row], wanted: Sequence[str] | None = None) -> list[str]:
     """The columns of a table: all of `LEADING` first, then `wanted`, else what else rows hold."""
     rest = list(wanted) if wanted is not None else list(dict.fromkeys(key for row in rows for key in row))

@@ -27,7 +27,7 @@ from steadysam.report.forest import Statement, draw_forest
 from steadysam.report.html import Section, Table
 from steadysam.report.latex import PREAMBLE
 from steadysam.report.style import SERIES
-from steadysam.report.table import shown
+from steadysam.report.table import interval_of, with_interval
 from steadysam.statistics import cluster_means, percentile_interval
 from steadysam.summary import generator_of, samples
 
@@ -236,10 +236,7 @@ def _above(values: Sequence[float]) -> str:
 
 
 def _words(row: Mapping[str, Any]) -> str | None:
-    if row.get("value") is None:
-        return None
-    interval = "" if row["low"] is None else f" ({shown(row['low'])} to {shown(row['high'])})"
-    return f"{shown(row['value'])}{interval}"
+    return with_interval(row["value"], interval_of(row), " to ") if "value" in row else None
 
 
 def _measure(row: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 from steadysam.report.benchmark.pooling import ORACLE, Book, Pool, common_seeds
 from steadysam.report.html import Table
 from steadysam.report.panels import Panel, Series, draw_panels
-from steadysam.report.table import shown
+from steadysam.report.table import interval_of, with_interval
 
 _TABLED = ("dsc", "iou", "dsc_positive", "volume_dice", "hd95_px", "assd_px")
 
@@ -98,7 +98,10 @@ def grid_table(grid: Grid, rows: Sequence[Mapping[str, Any]], target: str) -> Ta
     lines: dict[Any, dict[str, Any]] = {}
     for row in here:
         line = lines.setdefault(row["x"], {"x": str(row["x"])})
-        line |= {f"{row['column']} dsc": _with_interval(row), f"{row['column']} iou": row["iou"]}
+        line |= {
+            f"{row['column']} dsc": with_interval(row["dsc"], interval_of(row, "dsc_")),
+            f"{row['column']} iou": row["iou"],
+        }
     columns = {"x": grid.name}
     for name in names:
         columns |= {f"{name} dsc": f"{name}: DSC (95 %)", f"{name} iou": "IoU"}
@@ -126,8 +129,3 @@ def _seeds_said(rows: Sequence[Mapping[str, Any]]) -> str:
     return "seeds " + "; ".join(
         f"{seeds} at {', '.join(map(str, dict.fromkeys(found)))}" for seeds, found in places.items()
     )
-
-
-def _with_interval(row: Mapping[str, Any]) -> str:
-    interval = "" if row["dsc_low"] is None else f" ({shown(row['dsc_low'])}–{shown(row['dsc_high'])})"
-    return f"{shown(row['dsc'])}{interval}"

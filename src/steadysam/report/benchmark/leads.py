@@ -13,7 +13,7 @@ from steadysam.report.benchmark.grids import Grid, Point
 from steadysam.report.benchmark.paired import compare_pools
 from steadysam.report.benchmark.pooling import Book
 from steadysam.report.html import Table
-from steadysam.report.table import shown
+from steadysam.report.table import interval_of, with_interval
 
 
 def lead_rows(book: Book, grid: Grid, reference: str | None) -> list[dict[str, Any]]:
@@ -49,8 +49,10 @@ def lead_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     for row in rows:
         if row["target"] in spread:
             line = lines.setdefault((row["column"], row["x"]), {"pair": f"{row['leader']} − {row['column']}"})
-            interval = "" if row["low"] is None else f" ({shown(row['low'])} to {shown(row['high'])})"
-            line |= {"x": str(row["x"]), f"on {row['target']}": f"{shown(row['difference'])}{interval}"}
+            line |= {
+                "x": str(row["x"]),
+                f"on {row['target']}": with_interval(row["difference"], interval_of(row), " to "),
+            }
             line.setdefault("differences", []).append(row["difference"])
             line.setdefault("seeds of targets", []).append(row["seeds"])
     for line in lines.values():

@@ -26,7 +26,7 @@ from steadysam.report.benchmark.lines import (
 from steadysam.report.benchmark.pooling import NO_PROMPTS, ORACLE, Book
 from steadysam.report.html import Table
 from steadysam.report.latex import PREAMBLE, to_latex
-from steadysam.report.table import shown, to_markdown
+from steadysam.report.table import shown, to_markdown, with_interval
 
 OVERVIEW = {
     "dsc": "DSC over all slices (both empty = 1)",
@@ -145,7 +145,7 @@ def _overview(
     rows = []
     for (name, lane), found in of_line.items():
         row: dict[str, Any] = {"row": name, "lane": lane}
-        row |= {f"at {row_['target']}": _with_interval(row_, metric) for row_ in found}
+        row |= {f"at {row_['target']}": with_interval(row_.get(metric), row_.get(f"{metric}_95")) for row_ in found}
         row["n_seeds"] = _seeds([row_["n_seeds"] for row_ in found])
         row["mean"] = (means.get((name, lane)) or {}).get(metric)
         rows.append(row)
@@ -231,14 +231,6 @@ def _paper_table(tables: SetTables, label: str) -> str:
         blocks=blocks_of(rows),
         spans=[("", 1), *((target, len(PAPER)) for target in tables.targets)],
     )
-
-
-def _with_interval(row: Mapping[str, Any], metric: str) -> str | None:
-    if row.get(metric) is None:
-        return None
-    interval = row.get(f"{metric}_95")
-    text = shown(row[metric])
-    return text if interval is None else f"{text} ({shown(interval[0])}–{shown(interval[1])})"
 
 
 def _seeds(counts: Sequence[int]) -> str:
