@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import argparse
 import platform
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,23 +22,23 @@ from unittest import mock
 
 import numpy as np
 import torch
+from timing import in_turns, records, trained_seconds
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from steadysam.backbones import build_backbone
-from steadysam.backbones.lora import merge_lora
-from steadysam.bench.group import Folders, Group, run_place
-from steadysam.bench.run import rows_of_tables, trained_runs
-from steadysam.bench.store import run_path
+from steadysam.bench.group import Folders, Group
+from steadysam.bench.run import rows_of_tables
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.config import RunConfig
 from steadysam.detection.average_precision import FoundBoxes
 from steadysam.embeddings import EmbeddingCache
-from steadysam.files import read_json, write_text
+from steadysam.files import write_text
 from steadysam.methods import METHODS, ldfsam
 from steadysam.methods.contract import traits_of
 from steadysam.report.table import to_markdown
+from steadysam.runs import merge_adapters, release
 from steadysam.trainable import select_trainable
 from steadysam.types import Frame, Preprocess, SlicePoints, SliceStack
 
@@ -134,29 +133,14 @@ def counts(built: Built, slices: int) -> dict[str, str]:
     model, settings = built.model, built.config.method_config()
     stages = METHODS[built.config.method_name].stages(settings)
     trained = {name for stage in stages for name in select_trainable(model, stage)}
-    if callable(release := getattr(model, "release", None)):
-        release()
-    left = dict(model.named_parameters())
+    left = dict(release(model).named_parameters())
     numbers = {"all": sum(p.numel() for p in left.values())}
     numbers["trained"] = sum(p.numel() for name, p in left.items() if name in trained)
-    model.eval().requires_grad_(False)
-    if (sam := getattr(model, "sam", None)) is not None:
-        merge_lora(sam)
+    merge_adapters(model).eval().requires_grad_(False)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
         built.work()
     shown = {name: f"{number / 1e6:.3f}" for name, number in numbers.items()}
     return {**shown, "gflops": f"{counter.get_total_flops() / slices / 1e9:.2f}"}
-
-
-def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall seconds of each, called one after the other `repeats` times, after one round that is not counted."""
-    times: dict[str, list[float]] = {name: [] for name in works}
-    for _ in range(repeats + 1):
-        for name, work in works.items():
-            start = time.perf_counter()
-            work()
-            times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(found[1:])) for name, found in times.items()}
 
 
 def noise(size: int, detail: int, slices: int) -> tuple[SliceStack, list[SlicePoints]]:
@@ -193,14 +177,8 @@ def _detail(config: RunConfig) -> int:
 
 
 def _minutes(suite: Suite, row: str, store: Path) -> str | None:
-    totals = []
-    for target in suite.targets:
-        for seed in suite.seeds:
-            runs = [(*run_place(suite, run, target, seed), run) for run in trained_runs(suite, [row])]
-            paths = [run_path(store, *run) for run in runs]
-            if suite.scores(row, target, seed) and all(path.exists() for path in paths):
-                totals.append(sum(sum(read_json(path)["seconds"].values()) for path in paths))
-    return f"{np.mean(totals) / 60:.1f}" if totals else None
+    found = [cell for cell in records(suite, row, store) if all(record.exists() for record in cell)]
+    return f"{np.mean([sum(map(trained_seconds, cell)) for cell in found]) / 60:.1f}" if found else None
 
 
 if __name__ == "__main__":

@@ -8,12 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from figures_in_words import with_figures
+from timing import records, trained_seconds
 
-from steadysam.bench.group import run_place
-from steadysam.bench.run import rows_of_tables, trained_runs
-from steadysam.bench.store import run_path
+from steadysam.bench.run import rows_of_tables
 from steadysam.bench.suite import Suite, read_suite
-from steadysam.files import read_json, write_bytes, write_text
+from steadysam.files import write_bytes, write_text
 from steadysam.report.benchmark.pooling import read_store
 from steadysam.report.benchmark.write import Wanted, write_report
 
@@ -190,17 +189,10 @@ def hours(suite: Suite, store: Path, tables: tuple[str, ...]) -> str:
     """Hours of one core that the runs of each table were trained, those included that they start from."""
     lines_of = ["## Training by table\n", "| table | trained runs | of | hours of one core |", "|---|---:|---:|---:|"]
     for table in tables:
-        needed = {
-            (*run_place(suite, run, target, seed), run)
-            for row in rows_of_tables(suite, [table])
-            for target in suite.targets
-            for seed in suite.seeds
-            if suite.scores(row, target, seed)
-            for run in trained_runs(suite, [row])
-        }
-        paths = [run_path(store, *run) for run in sorted(needed)]
-        found = [sum(read_json(path)["seconds"].values()) for path in paths if path.exists()]
-        lines_of.append(f"| {table} | {len(found)} | {len(paths)} | {sum(found) / 3600:.1f} |")
+        cells = [cell for row in rows_of_tables(suite, [table]) for cell in records(suite, row, store)]
+        needed = {record for cell in cells for record in cell}
+        found = [trained_seconds(record) for record in sorted(needed) if record.exists()]
+        lines_of.append(f"| {table} | {len(found)} | {len(needed)} | {sum(found) / 3600:.1f} |")
     said = (
         "Tables share detectors; one is made by `--tables NAME`. Times are of the machines that ran them, mostly"
         " with another run beside; the choice of learning rates is not in them."

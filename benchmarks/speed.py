@@ -10,12 +10,12 @@ import argparse
 import platform
 import resource
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+from timing import in_turns
 
 from steadysam.backbones import build_backbone
 from steadysam.embeddings import EmbeddingCache
@@ -48,17 +48,6 @@ def drawn_case(size: int, depth: int, name: str) -> TrainingCase:
     return TrainingCase(name, stack, np.repeat(disc[None], depth, axis=0), points)
 
 
-def seconds(work: Callable[[], object], repeats: int) -> float:
-    """Median wall seconds of `repeats` calls after one that is not counted."""
-    work()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return float(np.median(times))
-
-
 def measure(backbone: str, size: int, depth: int, repeats: int) -> list[dict[str, object]]:
     """The rows of one backbone at one size."""
     config = Config(adapt="lora" if backbone.startswith("sam-vit") else "full")
@@ -82,17 +71,17 @@ def measure(backbone: str, size: int, depth: int, repeats: int) -> list[dict[str
             "stage 1, one epoch": lambda: stage1_epoch(model, case, config),
             "stage 2, one epoch": lambda: stage2_epoch(model, case, config, disk),
         }
-        encoder = seconds(parts["encoder"], repeats)
+        taken: dict[str, float] = {}
         rows = []
         for name, work in parts.items():
-            taken = encoder if name == "encoder" else seconds(work, repeats)
+            taken |= in_turns({name: work}, repeats)
             rows.append(
                 {
                     "backbone": backbone,
                     "size": size,
                     "part": name,
-                    "ms per slice": 1000 * taken / depth,
-                    "ratio to encoder": taken / encoder,
+                    "ms per slice": 1000 * taken[name] / depth,
+                    "ratio to encoder": taken[name] / taken["encoder"],
                     "peak RSS MiB so far": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 }
             )

@@ -8,7 +8,8 @@ from torch import nn
 
 from steadysam.backbones import BACKBONES, build_backbone
 from steadysam.backbones.configure import empty_model, sam_config
-from steadysam.backbones.qv_lora import QueryValueLora, inject_query_value_lora
+from steadysam.backbones.lora import has_lora, inject_query_value_lora, lora_disabled, merge_lora
+from steadysam.backbones.qv_lora import QueryValueLora
 from steadysam.backbones.sam import SamBackbone
 
 
@@ -47,3 +48,25 @@ def test_fresh_adapters_change_nothing_and_come_once():
     assert not any(module.training for module in backbone.modules())
     with pytest.raises(ValueError, match="adapters already"):
         inject_query_value_lora(backbone, 4)
+
+
+@torch.no_grad()
+def test_switched_off_is_the_base_and_merged_is_the_same_under_plain_names():
+    backbone = build_backbone("sam-test", 32, seed=0)
+    image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    base, names = backbone.encode(image), list(backbone.state_dict())
+    torch.manual_seed(0)
+    inject_query_value_lora(backbone, 4)
+    for layer in backbone.modules():
+        if isinstance(layer, QueryValueLora):
+            nn.init.normal_(layer.lora_query_B.weight)
+            nn.init.normal_(layer.lora_value_B.weight)
+    adapted = backbone.encode(image)
+    assert (adapted - base).abs().max() > 1e-2
+    with lora_disabled(backbone):
+        assert torch.equal(backbone.encode(image), base)
+    assert torch.equal(backbone.encode(image), adapted)
+    merge_lora(backbone)
+    assert not has_lora(backbone)
+    assert list(backbone.state_dict()) == names
+    torch.testing.assert_close(backbone.encode(image), adapted, atol=1e-4, rtol=1e-4)

@@ -54,23 +54,49 @@ def compare(
     samples).
 
     Raises:
-        InputError: `EVAL_EMPTY` if no case is common, `EVAL_SLICES` if a common case has different slices.
+        InputError: those of `common_cases`.
     """
-    in_a, in_b = {case.name: case for case in a}, {case.name: case for case in b}
-    common = [name for name in in_a if name in in_b]
-    if not common:
-        raise InputError("EVAL_EMPTY", "the two sets of predictions have no case in common")
-    for name in common:
-        if len(in_a[name].slices) != len(in_b[name].slices) or in_a[name].scored_shape != in_b[name].scored_shape:
-            raise InputError("EVAL_SLICES", f"case {name!r} was scored on different grids", fix="use one --size")
-    pair = [in_a[name] for name in common], [in_b[name] for name in common]
+    pair = common_cases([a, b])
+    shared = {case.name for case in pair[0]}
     owner = owners(pair[0], patients)
     return Comparison(
-        n_cases=len(common),
-        only_a=tuple(name for name in in_a if name not in in_b),
-        only_b=tuple(name for name in in_b if name not in in_a),
-        metrics={name: _compare_metric(name, *pair, owner, (seed, draws)) for name in COMPARED},
+        n_cases=len(shared),
+        only_a=tuple(case.name for case in a if case.name not in shared),
+        only_b=tuple(case.name for case in b if case.name not in shared),
+        metrics={name: _compare_metric(name, pair, owner, (seed, draws)) for name in COMPARED},
     )
+
+
+def common_cases(sets: Sequence[Sequence[CaseScores]]) -> list[list[CaseScores]]:
+    """Of each set the cases that all of them have, in the order of the first.
+
+    Raises:
+        InputError: `EVAL_EMPTY` if no case is common, `EVAL_SLICES` if a common case has different slices.
+    """
+    named = [{case.name: case for case in cases} for cases in sets]
+    common = [name for name in named[0] if all(name in cases for cases in named)]
+    if not common:
+        raise InputError("EVAL_EMPTY", "the sets of predictions have no case in common")
+    for name in common:
+        if len({(len(cases[name].slices), cases[name].scored_shape) for cases in named}) > 1:
+            raise InputError("EVAL_SLICES", f"case {name!r} was scored on different grids", fix="use one --size")
+    return [[cases[name] for name in common] for cases in named]
+
+
+def samples_beside(
+    name: str, sets: Sequence[Sequence[CaseScores]], owner: Mapping[str, str]
+) -> list[tuple[tuple[float, ...], str]]:
+    """Metric `name` of all sets where all of them have it, sample by sample, with the patient.
+
+    Args:
+        sets: as `common_cases` returns them.
+    """
+    found = []
+    for at_one in zip(*(samples(name, cases, owner) for cases in sets), strict=True):
+        values = tuple(value for value, _ in at_one if value is not None)
+        if len(values) == len(sets):
+            found.append((values, at_one[0][1]))
+    return found
 
 
 def holm_over(comparisons: Mapping[str, Comparison], metric: str, unit: str = "patients") -> dict[str, float | None]:
@@ -86,17 +112,15 @@ def holm_over(comparisons: Mapping[str, Comparison], metric: str, unit: str = "p
 
 def _compare_metric(
     name: str,
-    a: Sequence[CaseScores],
-    b: Sequence[CaseScores],
+    pair: Sequence[Sequence[CaseScores]],
     owner: Mapping[str, str],
     bootstrap: tuple[int, int],
 ) -> MetricComparison:
-    both = zip(samples(name, a, owner), samples(name, b, owner), strict=True)
-    pairs = [(x, y, patient) for (x, patient), (y, _) in both if x is not None and y is not None]
-    ours, theirs = [x for x, _, _ in pairs], [y for _, y, _ in pairs]
-    groups = [patient for _, _, patient in pairs]
+    both = samples_beside(name, pair, owner)
+    ours, theirs = [values[0] for values, _ in both], [values[1] for values, _ in both]
+    groups = [patient for _, patient in both]
     mean_a, mean_b = group_means(ours, groups), group_means(theirs, groups)
-    difference = [x - y for x, y, _ in pairs]
+    difference = [x - y for (x, y), _ in both]
     seed, draws = bootstrap
     return MetricComparison(
         over_samples=paired_test(ours, theirs),

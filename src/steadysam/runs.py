@@ -116,8 +116,7 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
     model, settings = empty_model(config, record.get("architecture"))
     load_into(model, tensors, file=weights)
     target = choose_device(device)
-    _merge(model)
-    model.to(target).eval().requires_grad_(False)
+    merge_adapters(model).to(target).eval().requires_grad_(False)
     return Run(folder, config, settings, METHODS[config.method_name], model, record, target)
 
 
@@ -202,6 +201,13 @@ def release(model: nn.Module) -> nn.Module:
     return model
 
 
+def merge_adapters(model: nn.Module) -> nn.Module:
+    """The model with LoRA added into its backbone's weights: faster, and the same but for rounding."""
+    if (backbone := getattr(model, "backbone", None)) is not None:
+        merge_lora(backbone)
+    return model
+
+
 def read_record(folder: Path) -> dict[str, Any]:
     """`run.json` of a run folder.
 
@@ -249,12 +255,6 @@ def versions() -> dict[str, str]:
     """Versions of the package, Python and the libraries that decide numbers."""
     names = ("steadysam", "torch", "transformers", "peft", "accelerate", "numpy", "scipy", "nibabel")
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in names}}
-
-
-def _merge(model: nn.Module) -> None:
-    backbone = getattr(model, "backbone", None)
-    if backbone is not None:
-        merge_lora(backbone)
 
 
 def _read_run_config(folder: Path) -> RunConfig:

@@ -1,4 +1,4 @@
-"""Low-rank adapters on the image encoder, by `peft`."""
+"""Low-rank adapters on the image encoder: by `peft`, and on queries and values alone."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steadysam.backbones.conv.model import ConvBackbone
+from steadysam.backbones.qv_lora import QueryValueLora
 from steadysam.backbones.sam import SamBackbone
 from steadysam.errors import CheckpointError
 
@@ -55,6 +56,19 @@ def inject_lora(
     for name, parameter in backbone.named_parameters():
         parameter.requires_grad_(_MARK in name)
     return backbone
+
+
+def inject_query_value_lora(backbone: SamBackbone, rank: int) -> None:
+    """Wrap the `qkv` layer of every layer of a SAM's encoder, in place; first factors come from torch's generator.
+
+    Raises:
+        ValueError: the encoder has LoRA already.
+    """
+    if has_lora(backbone):
+        raise ValueError("the backbone has adapters already")
+    for layer in backbone.image_encoder.layers:
+        layer.attn.qkv = QueryValueLora(layer.attn.qkv, rank)
+    backbone.train(backbone.training)
 
 
 def draw_seed() -> int:
@@ -122,5 +136,5 @@ def _adapted(backbone: AdaptableBackbone) -> Iterator[tuple[nn.Module, str, Any]
 
     for parent in backbone.image_encoder.modules():
         for name, child in parent.named_children():
-            if isinstance(child, BaseTunerLayer):
+            if isinstance(child, (BaseTunerLayer, QueryValueLora)):
                 yield parent, name, child

@@ -5,9 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from steadysam.backbones.lora import has_lora
-from steadysam.backbones.sam import SamBackbone
-
 
 class QueryValueLora(nn.Module):
     """(..., d) -> (..., 3d): a `qkv` layer, with B A x added to its first and its last third (Hu et al., ICLR 2022).
@@ -26,21 +23,29 @@ class QueryValueLora(nn.Module):
         nn.init.zeros_(self.lora_query_B.weight)  # a fresh adapter changes nothing
         nn.init.zeros_(self.lora_value_B.weight)
 
+        self.enabled = True
+
     def forward(self, x: Tensor) -> Tensor:
+        if not self.enabled:
+            return self.base_layer(x)
         query, key, value = self.base_layer(x).chunk(3, dim=-1)
         query = query + self.lora_query_B(self.lora_query_A(x))
         value = value + self.lora_value_B(self.lora_value_A(x))
         return torch.cat([query, key, value], dim=-1)
 
+    # what follows has the names of peft's layers, so that one function serves both
 
-def inject_query_value_lora(backbone: SamBackbone, rank: int) -> None:
-    """Wrap the `qkv` layer of every layer of a SAM's encoder, in place; first factors come from torch's generator.
+    def enable_adapters(self, enabled: bool) -> None:
+        """Off: what `base_layer` computes, bit for bit."""
+        self.enabled = enabled
 
-    Raises:
-        ValueError: the encoder has LoRA already.
-    """
-    if has_lora(backbone):
-        raise ValueError("the backbone has adapters already")
-    for layer in backbone.image_encoder.layers:
-        layer.attn.qkv = QueryValueLora(layer.attn.qkv, rank)
-    backbone.train(backbone.training)
+    @torch.no_grad()
+    def merge(self) -> None:
+        """Add the products into `base_layer`, in place."""
+        query, _, value = self.base_layer.weight.chunk(3)
+        query += self.lora_query_B.weight @ self.lora_query_A.weight
+        value += self.lora_value_B.weight @ self.lora_value_A.weight
+
+    def get_base_layer(self) -> nn.Linear:
+        """The wrapped layer."""
+        return self.base_layer

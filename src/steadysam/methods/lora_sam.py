@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from steadysam.augment import AugmentConfig
 from steadysam.backbones.backbone import Backbone
-from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora
-from steadysam.backbones.qv_lora import inject_query_value_lora
+from steadysam.backbones.lora import AdaptableBackbone, draw_seed, inject_lora, inject_query_value_lora
 from steadysam.backbones.sam import SamBackbone
 from steadysam.embeddings import EmbeddingCache
 from steadysam.losses import cross_entropy, dice_loss

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from steadysam.bench.claims import Claim, Term
 from steadysam.bench.store import Cell
+from steadysam.comparison import common_cases, samples_beside
 from steadysam.detection.average_precision import PRECISIONS
-from steadysam.errors import InputError
 from steadysam.files import write_text
 from steadysam.report.benchmark.detection import detections_of
 from steadysam.report.benchmark.draft import Draft
@@ -29,7 +29,7 @@ from steadysam.report.latex import PREAMBLE
 from steadysam.report.style import SERIES
 from steadysam.report.table import interval_of, with_interval
 from steadysam.statistics import cluster_means, percentile_interval
-from steadysam.summary import generator_of, samples
+from steadysam.summary import generator_of
 
 HOLDS, FAILS, OPEN, MISSING, MOOT = "holds", "fails", "open", "rows missing", "nothing to judge"
 COLOURS = {HOLDS: SERIES[2], OPEN: SERIES[4], FAILS: SERIES[1], MOOT: "#999999"}
@@ -102,7 +102,7 @@ def weigh(book: Book, name: str, claim: Claim, target: str) -> Weighed | None:
     """The sum of a claim on a target, over the seeds that all rows have; None where a row or a seed is missing.
 
     Raises:
-        InputError: `EVAL_SLICES` if rows were scored on different grids.
+        InputError: those of `common_cases`.
     """
     found = {row: _pool(book, target, term) for row, term in claim.terms.items()}
     pools = {row: pool for row, pool in found.items() if pool is not None}
@@ -190,19 +190,11 @@ def _of_samples(claim: Claim, pools: Mapping[str, Pool], generator: np.random.Ge
 
 def _sums(claim: Claim, cells: Mapping[str, Cell]) -> list[tuple[float, str]]:
     """The sum at every sample for which all rows have the measure, with its patient."""
-    named = {row: {case.name: case for case in cell.cases} for row, cell in cells.items()}
-    common = [name for name in next(iter(named.values())) if all(name in cases for cases in named.values())]
     owner = {case: patient for cell in cells.values() for case, patient in cell.patients.items()}
-    beside = [samples(claim.measure, [cases[name] for name in common], owner) for cases in named.values()]
-    if len({len(found) for found in beside}) > 1:
-        raise InputError("EVAL_SLICES", "the rows of a claim were scored on different slices", seen=claim.formula)
-    found = []
-    for at_one in zip(*beside, strict=True):
-        numbers = [value for value, _ in at_one if value is not None]
-        if len(numbers) == len(at_one):
-            total = sum(weight * value for weight, value in zip(claim.rows.values(), numbers, strict=True))
-            found.append((total, at_one[0][1]))
-    return found
+    sets = common_cases([cells[row].cases for row in claim.rows])
+    beside = samples_beside(claim.measure, sets, owner)
+    weights = tuple(claim.rows.values())
+    return [(sum(w * value for w, value in zip(weights, values, strict=True)), patient) for values, patient in beside]
 
 
 def _mean(weighed: Sequence[Weighed]) -> dict[str, Any]:

@@ -1,0 +1,40 @@
+"""Wall seconds: measured so that their ratios can be trusted, and those of training that a store tells of."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+
+from steadysam.bench.group import run_place
+from steadysam.bench.run import trained_runs
+from steadysam.bench.store import run_path
+from steadysam.bench.suite import Suite
+from steadysam.files import read_json
+
+
+def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Median wall seconds of each, called one after the other `repeats` times, after one round that is not counted."""
+    times: dict[str, list[float]] = {name: [] for name in works}
+    for _ in range(repeats + 1):
+        for name, work in works.items():
+            start = time.perf_counter()
+            work()
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(found[1:])) for name, found in times.items()}
+
+
+def records(suite: Suite, row: str, store: Path) -> Iterator[list[Path]]:
+    """For each cell of a row the records of its run and of those that it starts from, in the store or yet to come."""
+    for target in suite.targets:
+        for seed in suite.seeds:
+            if suite.scores(row, target, seed):
+                runs = [(*run_place(suite, run, target, seed), run) for run in trained_runs(suite, [row])]
+                yield [run_path(store, *run) for run in runs]
+
+
+def trained_seconds(record: Path) -> float:
+    """Of all stages of a run."""
+    return float(sum(read_json(record)["seconds"].values()))
