@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from steadysam import training
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.config import make_config, merged
 from steadysam.data.volumes import read_volume, write_volume
 from steadysam.errors import CheckpointError, InputError
-from steadysam.files import read_json, sha256_file
+from steadysam.files import read_json, sha256_file, write_json
 from steadysam.training import train
 from test_detector import values
 
@@ -64,6 +65,30 @@ def test_a_beginning_that_does_not_fit_or_has_seen_what_judges(toy_dataset, taug
     with pytest.raises(InputError, match="DATA_LEAK_START"):
         train(make_config(content), tmp_path / "no")
     assert not (tmp_path / "no").exists()
+
+
+def test_a_run_that_was_cut_short_says_what_its_finished_stages_have_seen(toy_dataset, tmp_path, monkeypatch, caplog):
+    real = training.train_stage
+
+    def teacher_only(model, stage, *more):
+        if stage.name == "student":
+            raise KeyboardInterrupt
+        return real(model, stage, *more)
+
+    monkeypatch.setattr(training, "train_stage", teacher_only)
+    with pytest.raises(KeyboardInterrupt):
+        train(make_config(values(toy_dataset, 1, teacher="n")), tmp_path / "cut")
+    monkeypatch.setattr(training, "train_stage", real)
+    content = begun(toy_dataset, 0, run=str(tmp_path / "cut"), skip=["teacher"])
+    with pytest.raises(InputError, match=r"DATA_LEAK_START[\s\S]*cut"):
+        train(make_config(merged(content, {"data": {"split_seed": 1}})), tmp_path / "no")
+    train(make_config(content), tmp_path / "run")
+    assert "can't be checked" not in caplog.text
+    record = read_json(tmp_path / "cut" / "run.json")  # as older versions left it
+    del record["data"]
+    write_json(tmp_path / "cut" / "run.json", record)
+    train(make_config(content), tmp_path / "old")
+    assert "can't be checked" in caplog.text
 
 
 def test_what_the_run_before_the_run_has_seen(toy_dataset, tmp_path, caplog):

@@ -71,10 +71,12 @@ def start_from(
 
 
 def _refuse_leaks(maker: Path, data: Mapping[str, Any]) -> None:
-    seen = read_record(maker).get("data", {})  # an unfinished run, which may have the stage, does not say
-    if seen:
-        alike = seen["dataset"] == data["dataset"]
-        refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
+    seen = read_record(maker).get("data")
+    if seen is None:
+        logger.warning("%s does not say what it was trained on: what it saw can't be checked", maker)
+        return
+    alike = seen["dataset"] == data["dataset"]
+    refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
 
 
 def _with_ancestors(makers: Iterable[Path]) -> list[Path]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -69,12 +69,15 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: 
             if fresh and accelerator.is_main_process:
                 _discard(folder, keep_prompts=had_prompts)
             raise
+        record |= {"data": data.record} | ({"start": started} if started else {})
+        if accelerator.is_main_process:  # known before the first stage is: others may start from it
+            write_json(folder / "run.json", record)
         cache = EmbeddingCache(cache_folder(config.compute.cache))
         for stage in stages:
             if stage.name not in config.start.skip:
                 _run_stage(config, folder, model, stage, data, cache, accelerator)
         if accelerator.is_main_process:
-            _finish(folder, record | ({"start": started} if started else {}), model, data)
+            _finish(folder, record, model)
         accelerator.wait_for_everyone()
     return folder
 
@@ -196,21 +199,20 @@ def _run_stage(
     accelerator.wait_for_everyone()
 
 
-def _finish(folder: Path, record: dict[str, Any], model: nn.Module, data: TrainingData) -> None:
+def _finish(folder: Path, record: Mapping[str, Any], model: nn.Module) -> None:
     release(model)
     digest = save_tensors(folder / "weights.safetensors", model.state_dict())
     stages = {p.stem: read_json(p) for p in sorted((folder / "checkpoints").glob("*.json"))}
-    record |= {
+    known = {
         "status": "finished",
         "weights_sha256": digest,
         "architecture": _architecture(model),
         "parameters": sum(p.numel() for p in model.parameters()),
         "stages": stages,
-        "data": data.record,
         "threads": torch.get_num_threads(),
         "versions": versions(),
     }
-    write_json(folder / "run.json", record)
+    write_json(folder / "run.json", {**record, **known})
 
 
 def _architecture(model: nn.Module) -> dict[str, Any] | None:
