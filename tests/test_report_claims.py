@@ -46,6 +46,16 @@ def test_the_verdict_is_where_the_interval_lies(tmp_path, gains, verdict):
     assert rows_of(tmp_path, AHEAD)["A before B", MEAN]["verdict"] == verdict
 
 
+def test_seeds_that_disagree_leave_a_claim_open_though_all_patients_agree(tmp_path):
+    for seed, gain in ((0, 0.3), (1, -0.1)):
+        put(tmp_path, "A", dices(*[0.5 + gain] * 8), seed=seed)
+        put(tmp_path, "B", dices(*[0.5] * 8), seed=seed)
+    mean = rows_of(tmp_path, AHEAD)["A before B", MEAN]
+    assert mean["value"] == pytest.approx(0.1)
+    assert (mean["low"], mean["high"]) == (pytest.approx(-0.1), pytest.approx(0.3)), "either seed alone"
+    assert (mean["verdict"], mean["seeds above"]) == ("open", "1 of 2")
+
+
 def test_one_patient_says_nothing_of_others(tmp_path):
     for seed in (0, 1):
         put(tmp_path, "A", dices(0.9), seed=seed)

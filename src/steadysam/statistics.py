@@ -5,7 +5,7 @@ Slices of one patient are not independent; every interval here draws whole patie
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +73,41 @@ def cluster_means(
     if of == "clusters":
         return (sums / counts)[drawn].mean(axis=1)
     return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+
+
+def crossed_means(
+    values: Sequence[float],
+    rows: Sequence[int],
+    columns: Sequence[str],
+    generator: np.random.Generator,
+    *,
+    draws: int = 10_000,
+) -> NDArray[np.float64] | None:
+    """Means of `values` with whole rows and whole columns drawn with replacement, each by themselves.
+
+    The pigeonhole bootstrap (Owen, Annals of Applied Statistics 1, 2007), which is slightly wide rather than narrow.
+    With one row only columns are drawn.
+
+    Args:
+        values: (N,) one number per sample.
+        rows: (N,) training (seed) of each sample.
+        columns: (N,) patient of each sample.
+        draws: bootstrap replicates.
+
+    Returns:
+        (draws,) means, or None with fewer than two columns.
+    """
+    if len(set(rows)) < 2 or len(set(columns)) < 2:
+        return cluster_means(values, columns, generator, draws=draws)
+    _same_length(values, rows)
+    (row, high), (column, wide) = _numbered(rows), _numbered(columns)
+    cell = row * wide + column
+    sums = np.bincount(cell, weights=np.asarray(values, np.float64), minlength=high * wide).reshape(high, wide)
+    counts = np.bincount(cell, minlength=high * wide).reshape(high, wide)
+    of_rows, of_columns = _times_drawn(generator, draws, high), _times_drawn(generator, draws, wide)
+    total, number = (np.einsum("dr,rc,dc->d", of_rows, table, of_columns, optimize=True) for table in (sums, counts))
+    # only where most of the table is empty can a draw be without a sample
+    return np.divide(total, number, out=np.full(draws, float(np.mean(values))), where=number > 0)
 
 
 def percentile_interval(replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
@@ -168,13 +203,21 @@ def _wilcoxon(difference: NDArray[np.float64], zero_method: str) -> float:
 def _group_sums(
     values: Sequence[float], groups: Sequence[str]
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    names = list(dict.fromkeys(groups))
-    position = {name: row for row, name in enumerate(names)}
-    index = np.array([position[group] for group in groups], dtype=np.int64)
-    numbers = np.asarray(values, np.float64)
-    sums = np.bincount(index, weights=numbers, minlength=len(names))
-    counts = np.bincount(index, minlength=len(names))
-    return np.asarray(sums, np.float64), np.asarray(counts, np.float64), names
+    index, size = _numbered(groups)
+    sums = np.bincount(index, weights=np.asarray(values, np.float64), minlength=size)
+    counts = np.bincount(index, minlength=size)
+    return np.asarray(sums, np.float64), np.asarray(counts, np.float64), list(dict.fromkeys(groups))
+
+
+def _numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
+    """Numbers in order of first appearance, and how many there are."""
+    position = {name: number for number, name in enumerate(dict.fromkeys(names))}
+    return np.array([position[name] for name in names], dtype=np.int64), len(position)
+
+
+def _times_drawn(generator: np.random.Generator, draws: int, size: int) -> NDArray[np.int64]:
+    """(draws, size): how often each of `size` things is drawn, with replacement, as many as there are."""
+    return np.stack([np.bincount(drawn, minlength=size) for drawn in generator.integers(0, size, (draws, size))])
 
 
 def _same_length(a: Sequence[object], b: Sequence[object]) -> None:

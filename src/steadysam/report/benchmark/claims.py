@@ -1,7 +1,7 @@
 """What a suite claims, weighed: a sum over rows, by target and in the mean over targets, with interval and verdict.
 
-The interval of the mean draws the patients of every target anew and by themselves. It speaks of other patients; what
-the seeds say is counted beside it.
+The interval of the mean draws patients and, where there are several, seeds, those of every target anew and by
+themselves: it speaks of other patients and of other trainings.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from steadysam.report.html import Section, Table
 from steadysam.report.latex import PREAMBLE
 from steadysam.report.style import SERIES
 from steadysam.report.table import interval_of, with_interval
-from steadysam.statistics import cluster_means, percentile_interval
+from steadysam.statistics import crossed_means, percentile_interval
 from steadysam.summary import generator_of
 
 HOLDS, FAILS, OPEN, MISSING, MOOT = "holds", "fails", "open", "rows missing", "nothing to judge"
 COLOURS = {HOLDS: SERIES[2], OPEN: SERIES[4], FAILS: SERIES[1], MOOT: "#999999"}
 CAPTION = (
-    "Each claim is that its sum is above zero. In brackets 95 % intervals that draw patients; not adjusted for the "
-    "number of claims. holds: the interval is above zero; fails: it is below; open: zero is within. Average precision "
-    "has no interval: it holds or fails if two seeds or more say so with one voice. Each target has the seeds that all "
-    "rows of the claim have there; seeds above zero are those in whose mean over targets the sum is. A claim about a "
-    "gap has nothing to judge where the gap itself does not hold."
+    "Each claim is that its sum is above zero. In brackets 95 % intervals that draw patients and, where there are "
+    "several, seeds; not adjusted for the number of claims. holds: the interval is above zero; fails: it is below; "
+    "open: zero is within. Average precision has no interval: it holds or fails if two seeds or more say so with one "
+    "voice. Each target has the seeds that all rows of the claim have there; seeds above zero are those in whose mean "
+    "over targets the sum is. A claim about a gap has nothing to judge where the gap itself does not hold."
 )
 
 
@@ -49,7 +49,7 @@ class Weighed:
     Args:
         by_seed: seed -> mean of the sum.
         value: mean over all seeds' samples.
-        replicates: (draws,) of `value` with patients drawn; None where there are none.
+        replicates: (draws,) of `value` with patients and seeds drawn; None where there are none.
         n, patients: samples and patients behind it.
     """
 
@@ -173,18 +173,15 @@ def _of_boxes(claim: Claim, pools: Mapping[str, Pool]) -> Weighed | None:
 
 
 def _of_samples(claim: Claim, pools: Mapping[str, Pool], generator: np.random.Generator, draws: int) -> Weighed | None:
-    by_seed: dict[int, float] = {}
-    values: list[float] = []
-    patients: list[str] = []
+    found: list[tuple[float, int, str]] = []
     for n, seed in enumerate(next(iter(pools.values())).seeds):
-        found = _sums(claim, {row: pool.cells[n] for row, pool in pools.items()})
-        if found:
-            by_seed[seed] = float(np.mean([value for value, _ in found]))
-            values += [value for value, _ in found]
-            patients += [patient for _, patient in found]
-    if not values:
+        sums = _sums(claim, {row: pool.cells[n] for row, pool in pools.items()})
+        found += [(value, seed, patient) for value, patient in sums]
+    if not found:
         return None
-    replicates = cluster_means(values, patients, generator, draws=draws)
+    values, seeds, patients = zip(*found, strict=True)
+    by_seed = {seed: float(np.mean([value for value, own, _ in found if own == seed])) for seed in sorted(set(seeds))}
+    replicates = crossed_means(values, seeds, patients, generator, draws=draws)
     return Weighed(by_seed, float(np.mean(values)), replicates, len(values), len(set(patients)))
 
 
