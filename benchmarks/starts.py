@@ -48,7 +48,7 @@ def table(before: Book, after: Book) -> str:
         "From the suite whose detectors begin with random numbers → to that in which they begin with drawn pictures",
         "and masks are trained four times as long, over the seeds that both have. AP is of detectors alone, which",
         "differ in the beginning only. In brackets the 95 % interval of the difference in DSC over all slices, which",
-        "draws patients with their slices and seeds. The mean is over the targets that are there; compare it where",
+        "draws patients and seeds. The mean is over the targets that are there; compare it where",
         "all are.",
         "",
         *_lines("AP, detectors alone", boxes, targets, _precision),

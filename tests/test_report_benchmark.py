@@ -40,7 +40,7 @@ def only_row(book, row: str, prompts: str = "noisy", target: str = "LV"):
 # ------------------------------------------------------------------------------------------------------------ pooling
 
 
-def test_slices_of_all_seeds_are_pooled_and_patients_stay_together(tmp_path):
+def test_slices_of_all_seeds_are_pooled_and_patients_and_seeds_are_drawn(tmp_path):
     mixed = [case("a1", [scored(0.8), scored(None, empty=True)]), case("b1", [scored(0.2)])]
     put(tmp_path, "SPD", mixed, patients={"a1": "A", "b1": "B"})
     put(
@@ -58,7 +58,7 @@ def test_slices_of_all_seeds_are_pooled_and_patients_stay_together(tmp_path):
     assert (row["prompt_seeds"], row["training_seeds"]) == ("0, 1", "0, 1")
     assert (row["hd95_px_n"], row["fp_rate_empty_n"]) == (3, 1)
     assert row["dsc_95"] == pytest.approx(
-        cluster_bootstrap(values, patients, generator_of(0, "dsc", "samples"), draws=DRAWS)
+        cluster_bootstrap(values, patients, generator_of(0, "dsc", "samples"), trainings=[0, 0, 0, 1, 1], draws=DRAWS)
     )
 
 
@@ -244,6 +244,18 @@ def test_curves_begin_with_the_base_and_use_the_seeds_of_all_levels(tmp_path):
     assert high == pytest.approx((0.75 * 4 + 0.6 * 4) / 8)
     assert [point["dsc"] for point in robustness.curve_rows(book, [curve])] == pytest.approx([0.7, 0.6, 0.5])
     assert book.main_sets == ["noisy"]
+
+
+def test_curves_draw_seeds_as_well_as_patients(tmp_path):
+    for seed, dice in ((0, 0.9), (1, 0.5)):
+        put(tmp_path, "SPD", dices(dice, dice), seed=seed)
+        less = dices(dice - 0.2, dice - 0.2)
+        put(tmp_path, "SPD", less, prompts="j 5", noise=["jitter", 5.0], base="noisy", seed=seed)
+    book = book_of(tmp_path)
+    (row,) = robustness.robustness_rows(book, robustness.curves_of(book))
+    assert row["auc_95"] == (pytest.approx(0.4), pytest.approx(0.8)), "patients agree; either seed alone"
+    ends = (row["loss_low"], row["loss_high"])
+    assert ends == (pytest.approx(1.25), pytest.approx(1.25)), "the same seeds at both levels"
 
 
 def test_a_level_of_the_noise_itself_is_taken_before_its_base(tmp_path):

@@ -12,7 +12,6 @@ from steadysam.statistics import (
     MAX_DICE_IOU_GAP,
     cluster_bootstrap,
     cluster_means,
-    crossed_means,
     group_means,
     holm,
     paired_test,
@@ -65,29 +64,32 @@ def test_bootstrap_covers_the_truth_about_as_often_as_it_says():
     assert 0.88 <= hits / 150 <= 0.99
 
 
-def test_rows_and_columns_are_drawn_by_themselves():
-    """Of a row's and a column's share alone the variance is known: that of each, over how many are drawn."""
+def test_trainings_and_patients_are_drawn_by_themselves():
+    """Of samples that are a share of each the variance is known: that of each share, over how many are drawn."""
     rows, columns = np.array([0.0, 3.0, 9.0]), np.array([0.0, 1.0, 4.0, 20.0])
-    samples = [(a + b, r, f"p{c}") for r, a in enumerate(rows) for c, b in enumerate(columns)]
-    values, trainings, patients = zip(*samples, strict=True)
-    found = crossed_means(values, trainings, patients, np.random.default_rng(0), draws=40_000)
-    assert found is not None
-    assert found.mean() == pytest.approx(np.mean(values), rel=0.02)
-    assert found.var() == pytest.approx(rows.var() / 3 + columns.var() / 4, rel=0.03)
+    samples = [(a + b, seed, f"p{c}") for seed, a in enumerate(rows) for c, b in enumerate(columns)]
+    values, seeds, patients = zip(*samples, strict=True)
+    for of in ("values", "clusters"):  # the same where all patients have as many samples
+        found = cluster_means(values, patients, np.random.default_rng(0), trainings=seeds, of=of, draws=40_000)
+        assert found is not None
+        assert found.mean() == pytest.approx(np.mean(values), rel=0.02)
+        assert found.var() == pytest.approx(rows.var() / 3 + columns.var() / 4, rel=0.03)
 
 
-def test_of_one_row_columns_alone_are_drawn():
+def test_a_single_training_is_not_drawn():
     values, patients = [0.1, 0.5, 0.9, 0.2], ["a", "b", "b", "c"]
-    crossed = crossed_means(values, [7] * 4, patients, np.random.default_rng(1), draws=50)
-    plain = cluster_means(values, patients, np.random.default_rng(1), draws=50)
-    assert crossed is not None
-    assert np.array_equal(crossed, plain)  # pyright: ignore
-    assert crossed_means([0.1, 0.2], [0, 1], ["a", "a"], np.random.default_rng(1)) is None
+    for of in ("values", "clusters"):
+        one = cluster_means(values, patients, np.random.default_rng(1), trainings=[7] * 4, of=of, draws=50)
+        none = cluster_means(values, patients, np.random.default_rng(1), of=of, draws=50)
+        assert one is not None
+        assert np.array_equal(one, none)  # pyright: ignore
+    assert cluster_means([0.1, 0.2], ["a", "a"], np.random.default_rng(1), trainings=[0, 1]) is None
 
 
-def test_samples_that_are_missing_weigh_nothing_when_drawn():
-    values, rows, columns = [1.0, 1.0, 1.0], [0, 0, 1], ["a", "b", "b"]  # seed 1 has no "a"
-    found = crossed_means(values, rows, columns, np.random.default_rng(2), draws=200)
+@pytest.mark.parametrize("of", ["values", "clusters"])
+def test_samples_that_are_missing_weigh_nothing_when_drawn(of):
+    values, seeds, patients = [1.0, 1.0, 1.0], [0, 0, 1], ["a", "b", "b"]  # seed 1 has no "a"
+    found = cluster_means(values, patients, np.random.default_rng(2), trainings=seeds, of=of, draws=200)
     assert found is not None
     assert np.all(found == 1.0)
 

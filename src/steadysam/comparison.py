@@ -9,7 +9,7 @@ from typing import Any
 from steadysam.errors import InputError
 from steadysam.metrics import CaseScores
 from steadysam.statistics import PairedTest, cluster_bootstrap, group_means, holm, paired_test
-from steadysam.summary import generator_of, owners, samples
+from steadysam.summary import Origin, generator_of, origins, samples
 
 COMPARED = ("dsc", "iou", "dsc_positive", "hd95_px", "assd_px", "hd95_penalised_px", "volume_dice")
 
@@ -18,7 +18,8 @@ COMPARED = ("dsc", "iou", "dsc_positive", "hd95_px", "assd_px", "hd95_penalised_
 class MetricComparison:
     """One metric of two sets of predictions on the same cases: paired over samples and over patient means.
 
-    `difference_interval` is the 95 % bootstrap interval (patients drawn) of the mean difference a - b.
+    `difference_interval` is the 95 % bootstrap interval of the mean difference a - b; patients are drawn and, where
+    there are several, trainings.
     """
 
     over_samples: PairedTest
@@ -45,6 +46,7 @@ def compare(
     b: Sequence[CaseScores],
     patients: Mapping[str, str] | None = None,
     *,
+    trainings: Mapping[str, int] | None = None,
     seed: int = 0,
     draws: int = 10_000,
 ) -> Comparison:
@@ -53,17 +55,20 @@ def compare(
     A sample counts where the metric is defined for both (HD95: the intersection of the valid
     samples).
 
+    Args:
+        patients, trainings: as in `summarise`.
+
     Raises:
         InputError: those of `common_cases`.
     """
     pair = common_cases([a, b])
     shared = {case.name for case in pair[0]}
-    owner = owners(pair[0], patients)
+    of = origins(pair[0], patients, trainings)
     return Comparison(
         n_cases=len(shared),
         only_a=tuple(case.name for case in a if case.name not in shared),
         only_b=tuple(case.name for case in b if case.name not in shared),
-        metrics={name: _compare_metric(name, pair, owner, (seed, draws)) for name in COMPARED},
+        metrics={name: _compare_metric(name, pair, of, (seed, draws)) for name in COMPARED},
     )
 
 
@@ -84,15 +89,15 @@ def common_cases(sets: Sequence[Sequence[CaseScores]]) -> list[list[CaseScores]]
 
 
 def samples_beside(
-    name: str, sets: Sequence[Sequence[CaseScores]], owner: Mapping[str, str]
-) -> list[tuple[tuple[float, ...], str]]:
-    """Metric `name` of all sets where all of them have it, sample by sample, with the patient.
+    name: str, sets: Sequence[Sequence[CaseScores]], of: Mapping[str, Origin]
+) -> list[tuple[tuple[float, ...], Origin]]:
+    """Metric `name` of all sets where all of them have it, sample by sample, with the origin.
 
     Args:
         sets: as `common_cases` returns them.
     """
     found = []
-    for at_one in zip(*(samples(name, cases, owner) for cases in sets), strict=True):
+    for at_one in zip(*(samples(name, cases, of) for cases in sets), strict=True):
         values = tuple(value for value, _ in at_one if value is not None)
         if len(values) == len(sets):
             found.append((values, at_one[0][1]))
@@ -113,17 +118,23 @@ def holm_over(comparisons: Mapping[str, Comparison], metric: str, unit: str = "p
 def _compare_metric(
     name: str,
     pair: Sequence[Sequence[CaseScores]],
-    owner: Mapping[str, str],
+    of: Mapping[str, Origin],
     bootstrap: tuple[int, int],
 ) -> MetricComparison:
-    both = samples_beside(name, pair, owner)
+    both = samples_beside(name, pair, of)
     ours, theirs = [values[0] for values, _ in both], [values[1] for values, _ in both]
-    groups = [patient for _, patient in both]
+    groups = [origin.patient for _, origin in both]
     mean_a, mean_b = group_means(ours, groups), group_means(theirs, groups)
     difference = [x - y for (x, y), _ in both]
     seed, draws = bootstrap
     return MetricComparison(
         over_samples=paired_test(ours, theirs),
         over_patients=paired_test(list(mean_a.values()), list(mean_b.values())),
-        difference_interval=cluster_bootstrap(difference, groups, generator_of(seed, name, "difference"), draws=draws),
+        difference_interval=cluster_bootstrap(
+            difference,
+            groups,
+            generator_of(seed, name, "difference"),
+            trainings=[origin.training for _, origin in both],
+            draws=draws,
+        ),
     )

@@ -5,8 +5,9 @@ Slices of one patient are not independent; every interval here draws whole patie
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence, Sized
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,12 +17,16 @@ from steadysam.errors import InputError
 MAX_DICE_IOU_GAP = 3.0 - 2.0 * np.sqrt(2.0)  # of one slice, reached at Dice 2 - sqrt(2)
 _TOLERANCE = 1e-9
 
+Name = TypeVar("Name", bound=Hashable)
 
-def group_means(values: Sequence[float], groups: Sequence[str]) -> dict[str, float]:
+
+def group_means(values: Sequence[float], groups: Sequence[Name]) -> dict[Name, float]:
     """Mean of `values` (N,) within each of the N `groups`, in order of first appearance."""
     _same_length(values, groups)
-    sums, counts, names = _group_sums(values, groups)
-    return {name: float(total / count) for name, total, count in zip(names, sums, counts, strict=True)}
+    index, size = _numbered(groups)
+    sums = np.bincount(index, weights=np.asarray(values, np.float64), minlength=size)
+    counts = np.bincount(index, minlength=size)
+    return {name: float(sums[n] / counts[n]) for n, name in enumerate(dict.fromkeys(groups))}
 
 
 def cluster_bootstrap(
@@ -29,20 +34,21 @@ def cluster_bootstrap(
     clusters: Sequence[str],
     generator: np.random.Generator,
     *,
+    trainings: Sequence[Hashable] | None = None,
     of: str = "values",
     draws: int = 10_000,
     level: float = 0.95,
 ) -> tuple[float, float] | None:
-    """Percentile interval of a mean when whole clusters (patients) are drawn with replacement.
+    """Percentile interval of a mean when whole clusters (patients) are drawn with replacement, and whole trainings.
 
     Args:
-        values, clusters, generator, of, draws: as in `cluster_means`.
+        values, clusters, generator, trainings, of, draws: as in `cluster_means`.
         level: coverage of the interval.
 
     Returns:
         (low, high), or None with fewer than two clusters, where nothing is known about the spread.
     """
-    means = cluster_means(values, clusters, generator, of=of, draws=draws)
+    means = cluster_means(values, clusters, generator, trainings=trainings, of=of, draws=draws)
     return None if means is None else percentile_interval(means, level)
 
 
@@ -51,14 +57,19 @@ def cluster_means(
     clusters: Sequence[str],
     generator: np.random.Generator,
     *,
+    trainings: Sequence[Hashable] | None = None,
     of: str = "values",
     draws: int = 10_000,
 ) -> NDArray[np.float64] | None:
-    """Means of `values` with whole clusters drawn with replacement.
+    """Means of `values` with whole clusters and, where there are several, whole trainings drawn with replacement.
+
+    Each of the two is drawn by itself: the pigeonhole bootstrap (Owen, Annals of Applied Statistics 1, 2007), which is
+    rather a little wide than narrow.
 
     Args:
         values: (N,) one number per sample.
         clusters: (N,) patient of each sample.
+        trainings: (N,) which training (seed) each sample is of; without it all are of one.
         of: `values` for the mean over all samples, `clusters` for the mean of the clusters' means.
         draws: bootstrap replicates.
 
@@ -66,48 +77,36 @@ def cluster_means(
         (draws,) means, or None with fewer than two clusters.
     """
     _same_length(values, clusters)
-    sums, counts, names = _group_sums(values, clusters)
-    if len(names) < 2:
+    column, wide = _numbered(clusters)
+    row, high = _numbered(trainings if trainings is not None else [0] * len(values))
+    _same_length(values, row)
+    if wide < 2:
         return None
-    drawn = generator.integers(0, len(names), (draws, len(names)))
-    if of == "clusters":
-        return (sums / counts)[drawn].mean(axis=1)
-    return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
-
-
-def crossed_means(
-    values: Sequence[float],
-    rows: Sequence[int],
-    columns: Sequence[str],
-    generator: np.random.Generator,
-    *,
-    draws: int = 10_000,
-) -> NDArray[np.float64] | None:
-    """Means of `values` with whole rows and whole columns drawn with replacement, each by themselves.
-
-    The pigeonhole bootstrap (Owen, Annals of Applied Statistics 1, 2007), which is slightly wide rather than narrow.
-    With one row only columns are drawn.
-
-    Args:
-        values: (N,) one number per sample.
-        rows: (N,) training (seed) of each sample.
-        columns: (N,) patient of each sample.
-        draws: bootstrap replicates.
-
-    Returns:
-        (draws,) means, or None with fewer than two columns.
-    """
-    if len(set(rows)) < 2 or len(set(columns)) < 2:
-        return cluster_means(values, columns, generator, draws=draws)
-    _same_length(values, rows)
-    (row, high), (column, wide) = _numbered(rows), _numbered(columns)
     cell = row * wide + column
     sums = np.bincount(cell, weights=np.asarray(values, np.float64), minlength=high * wide).reshape(high, wide)
     counts = np.bincount(cell, minlength=high * wide).reshape(high, wide)
-    of_rows, of_columns = _times_drawn(generator, draws, high), _times_drawn(generator, draws, wide)
-    total, number = (np.einsum("dr,rc,dc->d", of_rows, table, of_columns, optimize=True) for table in (sums, counts))
-    # only where most of the table is empty can a draw be without a sample
+    of_trainings, of_clusters = times_drawn(generator, draws, high, wide)
+    totals, numbers = of_trainings @ sums, of_trainings @ counts
+    if of == "clusters":
+        there = numbers > 0
+        totals, numbers = np.divide(totals, numbers, out=np.zeros_like(totals), where=there), there
+    total, number = (totals * of_clusters).sum(axis=1), (numbers * of_clusters).sum(axis=1)
+    # only where most patients lack most trainings can a draw be without a sample
     return np.divide(total, number, out=np.full(draws, float(np.mean(values))), where=number > 0)
+
+
+def times_drawn(
+    generator: np.random.Generator, draws: int, trainings: int, clusters: int
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """How often each training, (draws, trainings), and each cluster, (draws, clusters), is drawn with replacement.
+
+    As many are drawn as there are; a single training is always there once.
+    """
+    found = []
+    for size in (clusters, trainings):  # clusters first: with a single training they are drawn as if there were none
+        drawn = generator.integers(0, size, (draws, size)) + np.arange(draws)[:, None] * size
+        found.append(np.bincount(drawn.ravel(), minlength=draws * size).reshape(draws, size).astype(np.float64))
+    return found[1], found[0]
 
 
 def percentile_interval(replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
@@ -200,26 +199,12 @@ def _wilcoxon(difference: NDArray[np.float64], zero_method: str) -> float:
     return float(result.pvalue)  # type: ignore[union-attr]
 
 
-def _group_sums(
-    values: Sequence[float], groups: Sequence[str]
-) -> tuple[NDArray[np.float64], NDArray[np.float64], list[str]]:
-    index, size = _numbered(groups)
-    sums = np.bincount(index, weights=np.asarray(values, np.float64), minlength=size)
-    counts = np.bincount(index, minlength=size)
-    return np.asarray(sums, np.float64), np.asarray(counts, np.float64), list(dict.fromkeys(groups))
-
-
 def _numbered(names: Sequence[Hashable]) -> tuple[NDArray[np.int64], int]:
     """Numbers in order of first appearance, and how many there are."""
     position = {name: number for number, name in enumerate(dict.fromkeys(names))}
     return np.array([position[name] for name in names], dtype=np.int64), len(position)
 
 
-def _times_drawn(generator: np.random.Generator, draws: int, size: int) -> NDArray[np.int64]:
-    """(draws, size): how often each of `size` things is drawn, with replacement, as many as there are."""
-    return np.stack([np.bincount(drawn, minlength=size) for drawn in generator.integers(0, size, (draws, size))])
-
-
-def _same_length(a: Sequence[object], b: Sequence[object]) -> None:
+def _same_length(a: Sized, b: Sized) -> None:
     if len(a) != len(b):
         raise InputError("STAT_LENGTH", "paired lists differ in length", seen=len(a), expected=len(b))

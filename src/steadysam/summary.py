@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -58,6 +58,13 @@ _PER_VOLUME: dict[str, _VolumeValue] = {
 }
 
 
+class Origin(NamedTuple):
+    """Where a sample comes from: its patient, and the training (seed) that its prediction is of."""
+
+    patient: str
+    training: int = 0
+
+
 @dataclass(frozen=True)
 class Estimate:
     """One metric over a test set; None where no sample is valid.
@@ -65,7 +72,7 @@ class Estimate:
     Args:
         mean: mean over the valid samples (slices, or volumes for `volume_*`).
         n: valid samples; `n_undefined`: samples for which the metric does not exist.
-        interval: 95 % bootstrap interval of `mean`, drawing patients.
+        interval: 95 % bootstrap interval of `mean`, drawing patients and, where there are several, trainings.
         patient_mean: mean of the patients' means, with its interval; `n_patients` have a valid sample.
     """
 
@@ -129,6 +136,7 @@ def summarise(
     cases: Sequence[CaseScores],
     patients: Mapping[str, str] | None = None,
     *,
+    trainings: Mapping[str, int] | None = None,
     provenance: Mapping[str, Any] | None = None,
     size: int = 512,
     seed: int = 0,
@@ -139,6 +147,7 @@ def summarise(
     Args:
         cases: at least one.
         patients: case name -> patient; a case that is not listed is its own patient.
+        trainings: case name -> training (seed) that its prediction is of; without it all are of one.
         provenance: recorded facts; keys other than `PROVENANCE_KEYS` are kept as they are.
         size: the grid of the pixel metrics, for the units line (0 means native).
         seed: of the bootstrap; each metric draws from its own generator.
@@ -149,57 +158,65 @@ def summarise(
     """
     if not cases:
         raise InputError("EVAL_EMPTY", "there is no case to summarise", expected="at least one")
-    owner = owners(cases, patients)
+    of = origins(cases, patients, trainings)
     rows = [row for case in cases for row in case.slices]
-    scores = {name: _estimate(name, cases, owner, seed, draws) for name in METRICS}
+    scores = {name: _estimate(name, cases, of, seed, draws) for name in METRICS}
     empty = [all_empty_scores(case) for case in cases]
     dsc, iou = scores["dsc"].mean or 0.0, scores["iou"].mean or 0.0
     marked = sum(not (row.true_empty and row.pred_empty) for row in rows) / len(rows)
     return Summary(
         provenance={**dict.fromkeys(PROVENANCE_KEYS), **(provenance or {})},
         n_cases=len(cases),
-        n_patients=len(set(owner.values())),
+        n_patients=len({origin.patient for origin in of.values()}),
         n_slices=len(rows),
         n_empty_slices=sum(row.true_empty for row in rows),
         n_empty_volumes=sum(case.volume.true_voxels == 0 for case in cases),
         size=size,
         scores=scores,
-        all_empty={name: _mean(value for value, _ in samples(name, empty, owner)) for name in METRICS},
+        all_empty={name: _mean(value for value, _ in samples(name, empty, of)) for name in METRICS},
         violations=tuple(table_violations(dsc, iou, marked)),
         notes=_notes(cases, scores, size),
     )
 
 
-def samples(name: str, cases: Sequence[CaseScores], owner: Mapping[str, str]) -> list[tuple[float | None, str]]:
-    """The samples of metric `name`, one per slice or (for `volume_*`) per case, each with its patient."""
+def samples(name: str, cases: Sequence[CaseScores], of: Mapping[str, Origin]) -> list[tuple[float | None, Origin]]:
+    """The samples of metric `name`, one per slice or (for `volume_*`) per case, each with its origin."""
     if name in _PER_VOLUME:
-        return [(_PER_VOLUME[name](case.volume), owner[case.name]) for case in cases]
-    return [(_PER_SLICE[name](row), owner[case.name]) for case in cases for row in case.slices]
+        return [(_PER_VOLUME[name](case.volume), of[case.name]) for case in cases]
+    return [(_PER_SLICE[name](row), of[case.name]) for case in cases for row in case.slices]
 
 
-def _estimate(name: str, cases: Sequence[CaseScores], owner: Mapping[str, str], seed: int, draws: int) -> Estimate:
-    everything = samples(name, cases, owner)
-    valid = [(value, patient) for value, patient in everything if value is not None]
+def _estimate(name: str, cases: Sequence[CaseScores], of: Mapping[str, Origin], seed: int, draws: int) -> Estimate:
+    everything = samples(name, cases, of)
+    valid = [(value, origin) for value, origin in everything if value is not None]
     if not valid:
         return Estimate(None, 0, len(everything), None, None, None, 0)
-    values, groups = [value for value, _ in valid], [patient for _, patient in valid]
+    values, groups = [value for value, _ in valid], [origin.patient for _, origin in valid]
+    drawn: dict[str, Any] = {"trainings": [origin.training for _, origin in valid], "draws": draws}
     by_patient = group_means(values, groups)
     return Estimate(
         mean=_mean(values),
         n=len(valid),
         n_undefined=len(everything) - len(valid),
-        interval=cluster_bootstrap(values, groups, generator_of(seed, name, "samples"), draws=draws),
+        interval=cluster_bootstrap(values, groups, generator_of(seed, name, "samples"), **drawn),
         patient_mean=_mean(by_patient.values()),
         patient_interval=cluster_bootstrap(
-            values, groups, generator_of(seed, name, "patients"), of="clusters", draws=draws
+            values, groups, generator_of(seed, name, "patients"), of="clusters", **drawn
         ),
         n_patients=len(by_patient),
     )
 
 
-def owners(cases: Sequence[CaseScores], patients: Mapping[str, str] | None) -> dict[str, str]:
-    """Case name -> patient; a case that is not listed is its own patient."""
-    return {case.name: (patients or {}).get(case.name, case.name) for case in cases}
+def origins(
+    cases: Sequence[CaseScores],
+    patients: Mapping[str, str] | None = None,
+    trainings: Mapping[str, int] | None = None,
+) -> dict[str, Origin]:
+    """Case name -> origin; a case that is not listed is its own patient, and of training 0."""
+    return {
+        case.name: Origin((patients or {}).get(case.name, case.name), (trainings or {}).get(case.name, 0))
+        for case in cases
+    }
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

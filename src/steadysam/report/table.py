@@ -29,6 +29,7 @@ LEADING: dict[str, str] = {
     "n_slices": "slices",
     "n_patients": "patients",
 }
+INTERVALS = "95 % intervals that draw patients and, where there are several, seeds"
 ABSENT = "–"
 
 

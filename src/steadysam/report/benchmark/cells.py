@@ -12,7 +12,7 @@ from steadysam.bench.store import Cell
 from steadysam.metrics import METRICS
 from steadysam.report.benchmark.lines import costs_of
 from steadysam.report.benchmark.pooling import Book, Pool
-from steadysam.summary import owners, samples
+from steadysam.summary import origins, samples
 
 
 def cell_rows(book: Book) -> list[dict[str, Any]]:
@@ -23,7 +23,7 @@ def cell_rows(book: Book) -> list[dict[str, Any]]:
 def cell_row(cell: Cell) -> dict[str, Any]:
     """Facts, counts, the mean of every metric and its number of valid samples."""
     slices = [row for case in cell.cases for row in case.slices]
-    owner = owners(cell.cases, cell.patients)
+    of = origins(cell.cases, cell.patients)
     row: dict[str, Any] = {"target": cell.target, "seed": cell.seed, "row": cell.row, "prompts": cell.prompts}
     row |= {"lane": Pool((cell,)).lane}
     for key, value in cell.facts.items():
@@ -33,10 +33,10 @@ def cell_row(cell: Cell) -> dict[str, Any]:
             row |= {"noise": value[0], "level": value[1]}
         else:
             row[key] = _plain(value)
-    row |= {"n_cases": len(cell.cases), "n_patients": len(set(owner.values())), "n_slices": len(slices)}
+    row |= {"n_cases": len(cell.cases), "n_patients": len(set(of.values())), "n_slices": len(slices)}
     row |= {"n_empty_slices": sum(score.true_empty for score in slices)}
     for name in METRICS:
-        valid = [value for value, _ in samples(name, cell.cases, owner) if value is not None]
+        valid = [value for value, _ in samples(name, cell.cases, of) if value is not None]
         row |= {name: float(np.mean(valid)) if valid else None, f"{name}_n": len(valid)}
     return row | {"key": cell.key}
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.bench.claims import Claim, Term
-from steadysam.bench.store import Cell
 from steadysam.comparison import common_cases, samples_beside
 from steadysam.detection.average_precision import PRECISIONS
 from steadysam.files import write_text
@@ -27,18 +26,18 @@ from steadysam.report.forest import Statement, draw_forest
 from steadysam.report.html import Section, Table
 from steadysam.report.latex import PREAMBLE
 from steadysam.report.style import SERIES
-from steadysam.report.table import interval_of, with_interval
-from steadysam.statistics import crossed_means, percentile_interval
-from steadysam.summary import generator_of
+from steadysam.report.table import INTERVALS, interval_of, with_interval
+from steadysam.statistics import cluster_means, group_means, percentile_interval
+from steadysam.summary import generator_of, origins
 
 HOLDS, FAILS, OPEN, MISSING, MOOT = "holds", "fails", "open", "rows missing", "nothing to judge"
 COLOURS = {HOLDS: SERIES[2], OPEN: SERIES[4], FAILS: SERIES[1], MOOT: "#999999"}
 CAPTION = (
-    "Each claim is that its sum is above zero. In brackets 95 % intervals that draw patients and, where there are "
-    "several, seeds; not adjusted for the number of claims. holds: the interval is above zero; fails: it is below; "
-    "open: zero is within. Average precision has no interval: it holds or fails if two seeds or more say so with one "
-    "voice. Each target has the seeds that all rows of the claim have there; seeds above zero are those in whose mean "
-    "over targets the sum is. A claim about a gap has nothing to judge where the gap itself does not hold."
+    f"Each claim is that its sum is above zero. In brackets {INTERVALS}; not adjusted for the number of claims. "
+    "holds: the interval is above zero; fails: it is below; open: zero is within. Average precision has no interval: "
+    "it holds or fails if two seeds or more say so with one voice. Each target has the seeds that all rows of the "
+    "claim have there; seeds above zero are those in whose mean over targets the sum is. A claim about a gap has "
+    "nothing to judge where the gap itself does not hold."
 )
 
 
@@ -173,25 +172,19 @@ def _of_boxes(claim: Claim, pools: Mapping[str, Pool]) -> Weighed | None:
 
 
 def _of_samples(claim: Claim, pools: Mapping[str, Pool], generator: np.random.Generator, draws: int) -> Weighed | None:
-    found: list[tuple[float, int, str]] = []
-    for n, seed in enumerate(next(iter(pools.values())).seeds):
-        sums = _sums(claim, {row: pool.cells[n] for row, pool in pools.items()})
-        found += [(value, seed, patient) for value, patient in sums]
+    """The sum at every sample for which all rows have the measure."""
+    first = next(iter(pools.values()))
+    sets = common_cases([pools[row].cases for row in claim.rows])
+    patients = {case: patient for pool in pools.values() for case, patient in pool.patients.items()}
+    found = samples_beside(claim.measure, sets, origins(sets[0], patients, first.trainings))
     if not found:
         return None
-    values, seeds, patients = zip(*found, strict=True)
-    by_seed = {seed: float(np.mean([value for value, own, _ in found if own == seed])) for seed in sorted(set(seeds))}
-    replicates = crossed_means(values, seeds, patients, generator, draws=draws)
-    return Weighed(by_seed, float(np.mean(values)), replicates, len(values), len(set(patients)))
-
-
-def _sums(claim: Claim, cells: Mapping[str, Cell]) -> list[tuple[float, str]]:
-    """The sum at every sample for which all rows have the measure, with its patient."""
-    owner = {case: patient for cell in cells.values() for case, patient in cell.patients.items()}
-    sets = common_cases([cells[row].cases for row in claim.rows])
-    beside = samples_beside(claim.measure, sets, owner)
     weights = tuple(claim.rows.values())
-    return [(sum(w * value for w, value in zip(weights, values, strict=True)), patient) for values, patient in beside]
+    sums = [sum(w * value for w, value in zip(weights, values, strict=True)) for values, _ in found]
+    trainings, owners = [origin.training for _, origin in found], [origin.patient for _, origin in found]
+    by_seed = group_means(sums, trainings)
+    replicates = cluster_means(sums, owners, generator, trainings=trainings, draws=draws)
+    return Weighed(by_seed, float(np.mean(sums)), replicates, len(sums), len(set(owners)))
 
 
 def _mean(weighed: Sequence[Weighed]) -> dict[str, Any]:

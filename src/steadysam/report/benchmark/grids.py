@@ -14,7 +14,7 @@ from typing import Any
 from steadysam.report.benchmark.pooling import ORACLE, Book, Pool, common_seeds
 from steadysam.report.html import Table
 from steadysam.report.panels import Panel, Series, draw_panels
-from steadysam.report.table import interval_of, with_interval
+from steadysam.report.table import INTERVALS, interval_of, with_interval
 
 _TABLED = ("dsc", "iou", "dsc_positive", "volume_dice", "hd95_px", "assd_px")
 
@@ -106,7 +106,7 @@ def grid_table(grid: Grid, rows: Sequence[Mapping[str, Any]], target: str) -> Ta
     for name in names:
         columns |= {f"{name} dsc": f"{name}: DSC (95 %)", f"{name} iou": "IoU"}
     seeds = "; ".join(dict.fromkeys(row["seeds"] for row in here))
-    return Table(columns, list(lines.values()), f"{target}, seeds {seeds}. Intervals draw patients.")
+    return Table(columns, list(lines.values()), f"{target}, seeds {seeds}; {INTERVALS}.")
 
 
 def _alike(points: Sequence[Point]) -> tuple[Point, ...]:

@@ -13,7 +13,7 @@ from steadysam.report.benchmark.grids import Grid, Point
 from steadysam.report.benchmark.paired import compare_pools
 from steadysam.report.benchmark.pooling import Book
 from steadysam.report.html import Table
-from steadysam.report.table import interval_of, with_interval
+from steadysam.report.table import INTERVALS, interval_of, with_interval
 
 
 def lead_rows(book: Book, grid: Grid, reference: str | None) -> list[dict[str, Any]]:
@@ -61,7 +61,7 @@ def lead_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         line["seeds"] = "; ".join(dict.fromkeys(seeds))
     name = rows[0]["figure"] if rows else ""
     columns = {"pair": "DSC, all slices", "x": name, **{f"on {target}": target for target in spread}}
-    caption = "Differences over what both scored; in brackets 95 % intervals that draw patients."
+    caption = f"Differences over what both scored; in brackets {INTERVALS}."
     return Table({**columns, "mean": "mean over targets", "seeds": "seeds"}, list(lines.values()), caption)
 
 

@@ -59,7 +59,8 @@ def compare_pools(book: Book, a: Pool, b: Pool) -> tuple[Comparison, tuple[int, 
     if not seeds:
         return None
     a, b = a.only(seeds), b.only(seeds)
-    return compare(a.cases, b.cases, {**b.patients, **a.patients}, seed=book.seed, draws=book.draws), seeds
+    how: dict[str, Any] = {"trainings": a.trainings, "seed": book.seed, "draws": book.draws}
+    return compare(a.cases, b.cases, {**b.patients, **a.patients}, **how), seeds
 
 
 def paired_table(rows: Sequence[Mapping[str, Any]], target: str) -> Table:

@@ -1,8 +1,8 @@
 """The cells of a store, pooled over seeds, in the order of the suite.
 
 A pool is one row on one target with one prompt set. Its cases are those of all its seeds, under names of their own,
-with their patients: a patient's slices of all seeds stay together when patients are drawn. A missing seed is a smaller
-pool.
+with their patients and seeds: for intervals patients are drawn, each with the slices of all seeds, and seeds, each with
+all patients. A missing seed is a smaller pool.
 """
 
 from __future__ import annotations
@@ -102,6 +102,11 @@ class Pool:
             for case in cell.cases
         }
 
+    @cached_property
+    def trainings(self) -> dict[str, int]:
+        """Name of a case -> seed."""
+        return {f"{case.name}#{cell.seed}": cell.seed for cell in self.cells for case in cell.cases}
+
     def told(self, key: str) -> list[Any]:
         """The different values of a fact over the seeds, without None."""
         values = [cell.facts.get(key) for cell in self.cells]
@@ -168,7 +173,8 @@ class Book:
         key = (pool.target, pool.prompts, pool.row, pool.seeds)
         if key not in self._summaries:
             size = int(pool.facts.get("evaluation_size", 0))
-            made = summarise(pool.cases, pool.patients, size=size, draws=self.draws, seed=self.seed)
+            how: dict[str, Any] = {"trainings": pool.trainings, "draws": self.draws, "seed": self.seed}
+            made = summarise(pool.cases, pool.patients, size=size, **how)
             self._summaries[key] = made
         return self._summaries[key]
 

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from steadysam.report.benchmark.pooling import ORACLE, Book, Pool, common_seeds
 from steadysam.report.html import Table
 from steadysam.report.panels import Panel, Series, draw_panels
-from steadysam.summary import generator_of, samples
+from steadysam.statistics import times_drawn
+from steadysam.summary import generator_of, origins, samples
 
 PANELS = {
     "dsc": "DSC, all slices",
@@ -103,7 +104,8 @@ def robustness_table(rows: Sequence[Mapping[str, Any]], noise: str, target: str)
     caption = (
         "Area: mean DSC over the range of levels (trapezoids). −5 points: the first level at which DSC is 0.05 below "
         "that of the lowest level, between levels on a straight line; never: not within the levels. Intervals draw "
-        "patients, the same ones at all levels. Positive: over slices that hold the target."
+        "patients and, where there are several, seeds, the same ones at all levels. Positive: over slices "
+        "that hold the target."
     )
     return Table(columns, chosen, caption)
 
@@ -174,19 +176,24 @@ def _intervals(book: Book, curve: Curve, metric: str, end: str) -> dict[str, Any
 
 
 def _drawn(book: Book, curve: Curve, metric: str) -> NDArray[np.float64] | None:
-    """(draws, levels) means of a metric when patients are drawn, the same ones at all levels; None for one patient."""
-    patients = sorted({patient for pool in curve.pools for patient in pool.patients.values()})
+    """(draws, levels) means of a metric when patients and seeds are drawn, the same ones at all levels.
+
+    None for one patient.
+    """
+    seeds = {seed: n for n, seed in enumerate(sorted({seed for pool in curve.pools for seed in pool.seeds}))}
+    names = sorted({patient for pool in curve.pools for patient in pool.patients.values()})
+    patients = {name: n for n, name in enumerate(names)}
     if len(patients) < 2:
         return None
-    place = {name: n for n, name in enumerate(patients)}
-    sums, counts = np.zeros((2, len(curve.pools), len(patients)))
+    sums, counts = np.zeros((2, len(curve.pools), len(seeds), len(patients)))
     for n, pool in enumerate(curve.pools):
-        for value, patient in samples(metric, pool.cases, pool.patients):
+        for value, origin in samples(metric, pool.cases, origins(pool.cases, pool.patients, pool.trainings)):
             if value is not None:
-                sums[n, place[patient]] += value
-                counts[n, place[patient]] += 1
+                place = n, seeds[origin.training], patients[origin.patient]
+                sums[place] += value
+                counts[place] += 1
     generator = generator_of(book.seed, metric, "curve")
-    chosen = generator.integers(0, len(patients), (book.draws, len(patients)))
-    total, number = sums[:, chosen].sum(-1), counts[:, chosen].sum(-1)
-    whole = (number > 0).all(0)  # a draw in which no patient has a valid slice says nothing
-    return (total[:, whole] / number[:, whole]).T if whole.any() else None
+    drawn = times_drawn(generator, book.draws, len(seeds), len(patients))
+    total, number = (np.einsum("lrc,dr,dc->dl", table, *drawn, optimize=True) for table in (sums, counts))
+    whole = (number > 0).all(1)  # a draw in which no patient has a valid slice says nothing
+    return total[whole] / number[whole] if whole.any() else None

@@ -26,7 +26,7 @@ from steadysam.report.benchmark.lines import (
 from steadysam.report.benchmark.pooling import NO_PROMPTS, ORACLE, Book
 from steadysam.report.html import Table
 from steadysam.report.latex import PREAMBLE, to_latex
-from steadysam.report.table import shown, to_markdown, with_interval
+from steadysam.report.table import INTERVALS, shown, to_markdown, with_interval
 
 OVERVIEW = {
     "dsc": "DSC over all slices (both empty = 1)",
@@ -151,7 +151,7 @@ def _overview(
         rows.append(row)
     columns = {"row": "", **{f"at {target}": target for target in targets}}
     columns |= {"mean": MEAN} if len(targets) > 1 else {}
-    caption = "In brackets 95 % bootstrap intervals that draw patients; all seeds of a patient stay together."
+    caption = f"In brackets {INTERVALS}."
     return Table({**columns, "n_seeds": "seeds"}, rows, caption, blocks=blocks_of(rows), emphasised=0)
 
 
@@ -172,7 +172,7 @@ def _caption(judged: Sequence[Mapping[str, Any]], shared: Sequence[str], prompts
     whose = "No prompts. Of all rows" if bare else f"Prompt set {prompts}. Of all rows that it concerns"
     return (
         f"{whose}: {'; '.join(shared)}. {', '.join(of_targets)} of the slices do not hold "
-        "the target. Intervals draw patients. HD95 and ASSD in pixels, over the n slices on which both masks hold "
+        f"the target. {INTERVALS}. HD95 and ASSD in pixels, over the n slices on which both masks hold "
         "something. Training seconds and trained parameters: of the run's own stages, without those it starts from."
     )
 

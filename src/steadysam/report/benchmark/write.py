@@ -27,6 +27,7 @@ from steadysam.report.benchmark.tables import (
 )
 from steadysam.report.html import Picture, Section, Table, Text, write_page
 from steadysam.report.latex import PREAMBLE
+from steadysam.report.table import INTERVALS
 
 Block = Text | Table | Picture
 
@@ -139,7 +140,7 @@ def _figures(report: Draft) -> None:
         rows = ablations.ablation_rows(report.book, found)
         png = ablations.draw_ablation(found, rows)
         caption = (
-            f"{found.name}, prompts: {found.prompts}. Dice with 95 % intervals that draw patients; all points of a "
+            f"{found.name}, prompts: {found.prompts}. Dice with {INTERVALS}; all points of a "
             "panel have the seeds in its title. Hollow and marked: oracle prompts."
         )
         stem = f"figures/{slug(found.name)}-{slug(found.prompts)}"
@@ -157,7 +158,7 @@ def _grids(report: Draft, reference: str | None) -> None:
         stem = f"figures/{slug(found.name)}-{slug(found.prompts)}"
         report.numbers.setdefault("figures", {})[stem] = [flat(row) for row in rows]
         if found.numeric:
-            caption = f"{found.name}: DSC over all slices; bands: 95 % intervals that draw patients."
+            caption = f"{found.name}: DSC over all slices; bands: {INTERVALS}."
             blocks.append(report.picture(stem, grids.draw_grid(found, rows), rows, caption))
             ahead = leads.lead_rows(report.book, found, reference)
             report.csv(f"leads/{slug(found.name)}-{slug(found.prompts)}", ahead)
@@ -203,7 +204,7 @@ def _robustness(report: Draft) -> None:
         here = [row for row in points if (row["noise"], row["target"]) == (noise, target)]
         title = f"{target}: {noise}"
         table = robustness.robustness_table(rows, noise, target)
-        caption = f"{title}. Bands: 95 % intervals that draw patients."
+        caption = f"{title}. Bands: {INTERVALS}."
         stem = f"figures/noise-{slug(noise)}-{slug(target)}"
         blocks += [report.picture(stem, robustness.draw_noise(here, title), here, caption), table]
         text += [f"## {title}\n", markdown_of(table)]
