@@ -36,16 +36,16 @@ def _case(values: dict[str, Any]) -> CaseScores:
     return CaseScores(**{**rest, "slices": slices, "volume": VolumeScore(**values["volume"])})
 
 
-def pooled(rows: Sequence[dict[str, Any]]) -> tuple[list[CaseScores], dict[str, str]]:
-    """Cases of all seeds under names of their own, and the patient of each: patients are drawn, not seeds."""
-    cases, patients = [], {}
+def pooled(rows: Sequence[dict[str, Any]]) -> tuple[list[CaseScores], dict[str, str], dict[str, int]]:
+    """Cases of all seeds under names of their own, and the patient and the seed of each, which are drawn."""
+    cases, patients, seeds = [], {}, {}
     for row in rows:
         for score in row["scores"]:
             name = f"{score.name}#{row['seed']}"
             values = {f: getattr(score, f) for f in score.__dataclass_fields__}
             cases.append(CaseScores(**{**values, "name": name}))
-            patients[name] = row["patients"][score.name]
-    return cases, patients
+            patients[name], seeds[name] = row["patients"][score.name], row["seed"]
+    return cases, patients, seeds
 
 
 def table_rows(cells: list[dict[str, Any]], suite: dict[str, Any]) -> list[dict[str, Any]]:
@@ -66,10 +66,10 @@ def table_rows(cells: list[dict[str, Any]], suite: dict[str, Any]) -> list[dict[
 
 
 def _row(target: str, row: str, patients: int, pair: dict[str, list[dict[str, Any]]], size: int) -> dict[str, Any]:
-    cases, owner = pooled(pair["pretrained"])
-    others, _ = pooled(pair["scratch"])
-    ours, theirs = (summarise(found, owner, size=size, draws=2000) for found in (cases, others))
-    found = compare(cases, others, owner, draws=2000).metrics["dsc_positive"]
+    cases, owner, seeds = pooled(pair["pretrained"])
+    others, _, _ = pooled(pair["scratch"])
+    ours, theirs = (summarise(found, owner, trainings=seeds, size=size, draws=2000) for found in (cases, others))
+    found = compare(cases, others, owner, trainings=seeds, draws=2000).metrics["dsc_positive"]
     one = pair["pretrained"]
     return {
         "target": target,
@@ -114,7 +114,7 @@ def main() -> None:
     five = [r["difference"] for r in rows if r["patients"] == 5 and r["row"] == "SPD"]
     text = [
         "SPD from the pretrained network with LoRA against the same network from random numbers, trained in full: "
-        "mean DSC over the test slices that hold the target (512 x 512), 95 % intervals by patient.\n",
+        "mean DSC over the test slices that hold the target (512 x 512), 95 % intervals by patient and seed.\n",
         f"Prompts: {first['prompt_source']}; noise: {first['noise_model']}; empty slices: {first['empty_slice_rule']}; "
         f"empty consensus: no_prompt; seeds {first['seeds']}; splits as given, by patient; trained in stage 1: "
         f"{first['trained_parameters']:,} against {first['scratch_trained_parameters']:,} parameters.\n",
