@@ -2,7 +2,7 @@
 
     python benchmarks/cost.py benchmarks/suites/ldfsam_cpu.toml --store benchmarks/results/ldfsam \\
         -o benchmarks/results/ldfsam_cost.md
-    python benchmarks/cost.py benchmarks/suites/ldfsam.toml --slices 1 --repeats 1 \\
+    python benchmarks/cost.py benchmarks/suites/ldfsam.toml --slices 1 --repeats 3 \\
         -o benchmarks/results/ldfsam_cost_full.md
 
 Networks have random weights, as neither count depends on them; a row with boxes is given one per slice. Times are
