@@ -192,16 +192,18 @@ def _estimate(name: str, cases: Sequence[CaseScores], of: Mapping[str, Origin], 
     if not valid:
         return Estimate(None, 0, len(everything), None, None, None, 0)
     values, groups = [value for value, _ in valid], [origin.patient for _, origin in valid]
-    drawn: dict[str, Any] = {"trainings": [origin.training for _, origin in valid], "draws": draws}
+    trainings = [origin.training for _, origin in valid]
     by_patient = group_means(values, groups)
     return Estimate(
         mean=_mean(values),
         n=len(valid),
         n_undefined=len(everything) - len(valid),
-        interval=cluster_bootstrap(values, groups, generator_of(seed, name, "samples"), **drawn),
+        interval=cluster_bootstrap(
+            values, groups, generator_of(seed, name, "samples"), trainings=trainings, draws=draws
+        ),
         patient_mean=_mean(by_patient.values()),
         patient_interval=cluster_bootstrap(
-            values, groups, generator_of(seed, name, "patients"), of="clusters", **drawn
+            values, groups, generator_of(seed, name, "patients"), trainings=trainings, of="clusters", draws=draws
         ),
         n_patients=len(by_patient),
     )

@@ -59,8 +59,9 @@ def compare_pools(book: Book, a: Pool, b: Pool) -> tuple[Comparison, tuple[int, 
     if not seeds:
         return None
     a, b = a.only(seeds), b.only(seeds)
-    how: dict[str, Any] = {"trainings": a.trainings, "seed": book.seed, "draws": book.draws}
-    return compare(a.cases, b.cases, {**b.patients, **a.patients}, **how), seeds
+    patients = {**b.patients, **a.patients}
+    made = compare(a.cases, b.cases, patients, trainings=a.trainings, seed=book.seed, draws=book.draws)
+    return made, seeds
 
 
 def paired_table(rows: Sequence[Mapping[str, Any]], target: str) -> Table:

@@ -173,9 +173,9 @@ class Book:
         key = (pool.target, pool.prompts, pool.row, pool.seeds)
         if key not in self._summaries:
             size = int(pool.facts.get("evaluation_size", 0))
-            how: dict[str, Any] = {"trainings": pool.trainings, "draws": self.draws, "seed": self.seed}
-            made = summarise(pool.cases, pool.patients, size=size, **how)
-            self._summaries[key] = made
+            self._summaries[key] = summarise(
+                pool.cases, pool.patients, trainings=pool.trainings, size=size, draws=self.draws, seed=self.seed
+            )
         return self._summaries[key]
 
 
