@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import tomllib
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from steadysam.comparison import compare
 from steadysam.files import content_key, read_json, write_text
 from steadysam.metrics import CaseScores, SliceScore, VolumeScore
 from steadysam.report.table import to_markdown, write_table
-from steadysam.summary import summarise
+from steadysam.summary import pool_trainings, summarise
 
 HERE = Path(__file__).parent
 SHOWN = ("target", "patients", "row", "pretrained", "95 %", "scratch", "scratch 95 %", "difference", "difference 95 %")
@@ -36,18 +35,6 @@ def _case(values: dict[str, Any]) -> CaseScores:
     return CaseScores(**{**rest, "slices": slices, "volume": VolumeScore(**values["volume"])})
 
 
-def pooled(rows: Sequence[dict[str, Any]]) -> tuple[list[CaseScores], dict[str, str], dict[str, int]]:
-    """Cases of all seeds under names of their own, and the patient and the seed of each, which are drawn."""
-    cases, patients, seeds = [], {}, {}
-    for row in rows:
-        for score in row["scores"]:
-            name = f"{score.name}#{row['seed']}"
-            values = {f: getattr(score, f) for f in score.__dataclass_fields__}
-            cases.append(CaseScores(**{**values, "name": name}))
-            patients[name], seeds[name] = row["patients"][score.name], row["seed"]
-    return cases, patients, seeds
-
-
 def table_rows(cells: list[dict[str, Any]], suite: dict[str, Any]) -> list[dict[str, Any]]:
     """Positive-slice DSC of both starts, and their paired difference, per target, row and number of patients."""
     result = []
@@ -66,10 +53,12 @@ def table_rows(cells: list[dict[str, Any]], suite: dict[str, Any]) -> list[dict[
 
 
 def _row(target: str, row: str, patients: int, pair: dict[str, list[dict[str, Any]]], size: int) -> dict[str, Any]:
-    cases, owner, seeds = pooled(pair["pretrained"])
-    others, _, _ = pooled(pair["scratch"])
-    ours, theirs = (summarise(found, owner, trainings=seeds, size=size, draws=2000) for found in (cases, others))
-    found = compare(cases, others, owner, trainings=seeds, draws=2000).metrics["dsc_positive"]
+    (cases, of), (others, _) = (
+        pool_trainings((cell["seed"], cell["scores"], cell["patients"]) for cell in pair[start])
+        for start in ("pretrained", "scratch")
+    )
+    ours, theirs = (summarise(found, of, size=size, draws=2000) for found in (cases, others))
+    found = compare(cases, others, of, draws=2000).metrics["dsc_positive"]
     one = pair["pretrained"]
     return {
         "target": target,

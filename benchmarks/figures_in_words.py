@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from textwrap import TextWrapper
 
 import numpy as np
@@ -32,6 +33,7 @@ def with_figures(text: str, book: Book) -> str:
     Raises:
         ValueError: a figure that the store does not have, or braces that ask for none.
     """
+    means = replace(book, draws=1)  # words have no intervals
     verdicts = {row["claim"]: row["verdict"] for row in claim_rows(book) if row["target"] == MEAN}
 
     def shown(match: re.Match[str]) -> str:
@@ -39,7 +41,7 @@ def with_figures(text: str, book: Book) -> str:
         head, _, name = asked.partition(": ")
         if head == "verdict" and name in verdicts:
             return verdicts[name]
-        number = _number(asked, book)
+        number = _number(asked, means)
         if number is None:
             raise ValueError(f"{{{asked}}}: the store has no such figure")
         return f"{number:.3f}"

@@ -44,9 +44,8 @@ class Comparison:
 def compare(
     a: Sequence[CaseScores],
     b: Sequence[CaseScores],
-    patients: Mapping[str, str] | None = None,
+    patients: Mapping[str, str | Origin] | None = None,
     *,
-    trainings: Mapping[str, int] | None = None,
     seed: int = 0,
     draws: int = 10_000,
 ) -> Comparison:
@@ -56,14 +55,14 @@ def compare(
     samples).
 
     Args:
-        patients, trainings: as in `summarise`.
+        patients: as in `summarise`.
 
     Raises:
         InputError: those of `common_cases`.
     """
     pair = common_cases([a, b])
     shared = {case.name for case in pair[0]}
-    of = origins(pair[0], patients, trainings)
+    of = origins(pair[0], patients)
     return Comparison(
         n_cases=len(shared),
         only_a=tuple(case.name for case in a if case.name not in shared),

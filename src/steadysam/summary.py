@@ -6,7 +6,7 @@ Pure functions over `CaseScores`; nothing here reads files.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -134,9 +134,8 @@ class Summary:
 
 def summarise(
     cases: Sequence[CaseScores],
-    patients: Mapping[str, str] | None = None,
+    patients: Mapping[str, str | Origin] | None = None,
     *,
-    trainings: Mapping[str, int] | None = None,
     provenance: Mapping[str, Any] | None = None,
     size: int = 512,
     seed: int = 0,
@@ -146,8 +145,8 @@ def summarise(
 
     Args:
         cases: at least one.
-        patients: case name -> patient; a case that is not listed is its own patient.
-        trainings: case name -> training (seed) that its prediction is of; without it all are of one.
+        patients: case name -> patient, or its `Origin` where predictions are of several trainings; a case that is not
+            listed is its own patient.
         provenance: recorded facts; keys other than `PROVENANCE_KEYS` are kept as they are.
         size: the grid of the pixel metrics, for the units line (0 means native).
         seed: of the bootstrap; each metric draws from its own generator.
@@ -158,7 +157,7 @@ def summarise(
     """
     if not cases:
         raise InputError("EVAL_EMPTY", "there is no case to summarise", expected="at least one")
-    of = origins(cases, patients, trainings)
+    of = origins(cases, patients)
     rows = [row for case in cases for row in case.slices]
     scores = {name: _estimate(name, cases, of, seed, draws) for name in METRICS}
     empty = [all_empty_scores(case) for case in cases]
@@ -209,16 +208,26 @@ def _estimate(name: str, cases: Sequence[CaseScores], of: Mapping[str, Origin], 
     )
 
 
-def origins(
-    cases: Sequence[CaseScores],
-    patients: Mapping[str, str] | None = None,
-    trainings: Mapping[str, int] | None = None,
-) -> dict[str, Origin]:
-    """Case name -> origin; a case that is not listed is its own patient, and of training 0."""
-    return {
-        case.name: Origin((patients or {}).get(case.name, case.name), (trainings or {}).get(case.name, 0))
-        for case in cases
-    }
+def origins(cases: Sequence[CaseScores], patients: Mapping[str, str | Origin] | None = None) -> dict[str, Origin]:
+    """Case name -> origin, from what `summarise` takes as `patients`."""
+    owners = {case.name: (patients or {}).get(case.name, case.name) for case in cases}
+    return {name: Origin(owner) if isinstance(owner, str) else owner for name, owner in owners.items()}
+
+
+def pool_trainings(
+    trainings: Iterable[tuple[int, Sequence[CaseScores], Mapping[str, str]]],
+) -> tuple[list[CaseScores], dict[str, Origin]]:
+    """The cases of several trainings as those of one set, each under a name of its own, and their origins.
+
+    Args:
+        trainings: seed, cases, case name -> patient, who is the same one for all seeds.
+    """
+    cases, of = [], {}
+    for seed, scored, patients in trainings:
+        for case in scored:
+            cases.append(replace(case, name=f"{case.name}#{seed}"))
+            of[cases[-1].name] = Origin(patients.get(case.name, case.name), seed)
+    return cases, of
 
 
 def _mean(values: Iterable[float | None]) -> float | None:

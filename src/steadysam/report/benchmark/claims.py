@@ -28,7 +28,7 @@ from steadysam.report.latex import PREAMBLE
 from steadysam.report.style import SERIES
 from steadysam.report.table import INTERVALS, interval_of, with_interval
 from steadysam.statistics import cluster_means, group_means, percentile_interval
-from steadysam.summary import generator_of, origins
+from steadysam.summary import generator_of
 
 HOLDS, FAILS, OPEN, MISSING, MOOT = "holds", "fails", "open", "rows missing", "nothing to judge"
 COLOURS = {HOLDS: SERIES[2], OPEN: SERIES[4], FAILS: SERIES[1], MOOT: "#999999"}
@@ -167,7 +167,7 @@ def _of_boxes(claim: Claim, pools: Mapping[str, Pool]) -> Weighed | None:
     if any(len(found) < len(first.seeds) or None in [one[claim.measure] for one in found] for found in known.values()):
         return None
     sums = [sum(w * known[row][n][claim.measure] for row, w in claim.rows.items()) for n in range(len(first.seeds))]
-    patients = len(set(first.patients.values()))
+    patients = len({origin.patient for origin in first.origins.values()})
     return Weighed(dict(zip(first.seeds, sums, strict=True)), float(np.mean(sums)), None, len(sums), patients)
 
 
@@ -175,8 +175,7 @@ def _of_samples(claim: Claim, pools: Mapping[str, Pool], generator: np.random.Ge
     """The sum at every sample for which all rows have the measure."""
     first = next(iter(pools.values()))
     sets = common_cases([pools[row].cases for row in claim.rows])
-    patients = {case: patient for pool in pools.values() for case, patient in pool.patients.items()}
-    found = samples_beside(claim.measure, sets, origins(sets[0], patients, first.trainings))
+    found = samples_beside(claim.measure, sets, first.origins)
     if not found:
         return None
     weights = tuple(claim.rows.values())

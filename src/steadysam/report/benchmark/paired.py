@@ -59,9 +59,7 @@ def compare_pools(book: Book, a: Pool, b: Pool) -> tuple[Comparison, tuple[int, 
     if not seeds:
         return None
     a, b = a.only(seeds), b.only(seeds)
-    patients = {**b.patients, **a.patients}
-    made = compare(a.cases, b.cases, patients, trainings=a.trainings, seed=book.seed, draws=book.draws)
-    return made, seeds
+    return compare(a.cases, b.cases, a.origins, seed=book.seed, draws=book.draws), seeds
 
 
 def paired_table(rows: Sequence[Mapping[str, Any]], target: str) -> Table:

@@ -19,7 +19,7 @@ from steadysam.bench.store import cells as read_cells
 from steadysam.bench.suite import SHOWN_SOMETIMES, Suite, places_of
 from steadysam.files import read_json
 from steadysam.metrics import CaseScores
-from steadysam.summary import Summary, summarise
+from steadysam.summary import Origin, Summary, pool_trainings, summarise
 
 NO_PROMPTS, NOISY, ORACLE = "no prompts", "noisy prompts", "oracle"
 _LAST = 1_000_000
@@ -88,24 +88,19 @@ class Pool:
         name, level = self.facts.get("noise") or ("", 0.0)
         return str(name), float(level)
 
-    @cached_property
+    @property
     def cases(self) -> list[CaseScores]:
         """The cases of all seeds, each under a name of its own."""
-        return [replace(case, name=f"{case.name}#{cell.seed}") for cell in self.cells for case in cell.cases]
+        return self._pooled[0]
+
+    @property
+    def origins(self) -> dict[str, Origin]:
+        """Name of a case -> patient and seed."""
+        return self._pooled[1]
 
     @cached_property
-    def patients(self) -> dict[str, str]:
-        """Name of a case -> patient, the same one for all seeds."""
-        return {
-            f"{case.name}#{cell.seed}": cell.patients.get(case.name, case.name)
-            for cell in self.cells
-            for case in cell.cases
-        }
-
-    @cached_property
-    def trainings(self) -> dict[str, int]:
-        """Name of a case -> seed."""
-        return {f"{case.name}#{cell.seed}": cell.seed for cell in self.cells for case in cell.cases}
+    def _pooled(self) -> tuple[list[CaseScores], dict[str, Origin]]:
+        return pool_trainings((cell.seed, cell.cases, cell.patients) for cell in self.cells)
 
     def told(self, key: str) -> list[Any]:
         """The different values of a fact over the seeds, without None."""
@@ -173,9 +168,7 @@ class Book:
         key = (pool.target, pool.prompts, pool.row, pool.seeds)
         if key not in self._summaries:
             size = int(pool.facts.get("evaluation_size", 0))
-            self._summaries[key] = summarise(
-                pool.cases, pool.patients, trainings=pool.trainings, size=size, draws=self.draws, seed=self.seed
-            )
+            self._summaries[key] = summarise(pool.cases, pool.origins, size=size, draws=self.draws, seed=self.seed)
         return self._summaries[key]
 
 

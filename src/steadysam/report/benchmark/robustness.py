@@ -17,7 +17,7 @@ from steadysam.report.benchmark.pooling import ORACLE, Book, Pool, common_seeds
 from steadysam.report.html import Table
 from steadysam.report.panels import Panel, Series, draw_panels
 from steadysam.statistics import times_drawn
-from steadysam.summary import generator_of, origins, samples
+from steadysam.summary import generator_of, samples
 
 PANELS = {
     "dsc": "DSC, all slices",
@@ -181,13 +181,13 @@ def _drawn(book: Book, curve: Curve, metric: str) -> NDArray[np.float64] | None:
     None for one patient.
     """
     seeds = {seed: n for n, seed in enumerate(sorted({seed for pool in curve.pools for seed in pool.seeds}))}
-    names = sorted({patient for pool in curve.pools for patient in pool.patients.values()})
+    names = sorted({origin.patient for pool in curve.pools for origin in pool.origins.values()})
     patients = {name: n for n, name in enumerate(names)}
     if len(patients) < 2:
         return None
     sums, counts = np.zeros((2, len(curve.pools), len(seeds), len(patients)))
     for n, pool in enumerate(curve.pools):
-        for value, origin in samples(metric, pool.cases, origins(pool.cases, pool.patients, pool.trainings)):
+        for value, origin in samples(metric, pool.cases, pool.origins):
             if value is not None:
                 place = n, seeds[origin.training], patients[origin.patient]
                 sums[place] += value
