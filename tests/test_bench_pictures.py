@@ -285,6 +285,10 @@ def test_the_report_has_figures_of_two_things_and_a_table_of_detectors(store, tm
     assert (tmp_path / "figures" / "controls-none.png").exists()
     assert "| prompt form | student: DSC (95 %) | IoU |" in (tmp_path / "grids.md").read_text("utf-8")
     assert [row["row"] for row in numbers["detectors"]] == ["detector", "boxes"]
+    (weight,) = numbers["distillation"]
+    assert (weight["run"], weight["place"], weight["kd_to_cls"]) == ("ld", "last", None)
+    assert weight["main_to_dfl"] > 0
+    assert "L_main : DFL" in (tmp_path / "detectors.md").read_text("utf-8")
     main = (tmp_path / "tables" / "none.md").read_text("utf-8")
     assert "pixel accuracy" in main
     assert "| AP50 |" in main

@@ -1,10 +1,11 @@
 """Figures of two things and tables of detectors, from stores made by hand."""
 
-from steadysam.report.benchmark import ablations, detection, grids, leads
+from steadysam.files import read_json, write_json
+from steadysam.report.benchmark import ablations, detection, distillation, grids, leads
 from steadysam.report.benchmark.lines import facts_of, line_row, lines_of
 from steadysam.report.benchmark.pooling import read_store
 from steadysam.report.benchmark.tables import set_tables
-from stores import dices, put
+from stores import dices, put, put_run
 
 BARE = {"noise_model": None, "empty_slice_rule": None, "prompt_sources": [], "prompted": False, "group": "budgets"}
 
@@ -164,3 +165,24 @@ def _titles(monkeypatch, grid, rows):
     monkeypatch.setattr(grids, "draw_panels", lambda panels: titles.extend(panel.title for panel in panels))
     grids.draw_grid(grid, rows)
     return titles
+
+
+def test_the_weight_of_a_teacher_is_told_at_the_start_and_the_end(tmp_path):
+    put(tmp_path, "SPD", dices(0.5))
+    for seed, first in ((0, 6.0), (1, 2.0)):
+        put_run(tmp_path, "ld", seed=seed)
+        path = tmp_path / "runs" / f"LV-s{seed}-ld.json"
+        mains = [first] * 9 + [1.0] * 3
+        epochs = [{"train_dfl": 2.0, "train_ld_main": main, "train_ld_vlr": 1.0} for main in mains]
+        write_json(path, read_json(path) | {"curves": {"student": epochs}})
+    put_run(tmp_path, "alone")
+    rows = distillation.distillation_rows(book_of(tmp_path))
+    assert [(row["seed"], row["epoch"], row["place"]) for row in rows[:3]] == [
+        (0, 1, "1"),
+        (0, 10, "10"),
+        (0, 12, "last"),
+    ]
+    assert {row["run"] for row in rows} == {"ld"}, "no teacher, no row"
+    (line,) = distillation.distillation_table(rows).rows
+    assert (line["main_to_dfl"], line["vlr_to_main"]) == ("2.00 / 0.50 / 0.50", "0.33 / 1.00 / 1.00")
+    assert (line["kd_to_cls"], line["seeds"]) == (None, "0, 1")

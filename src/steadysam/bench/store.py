@@ -20,6 +20,8 @@ from steadysam.metrics import CaseScores, SliceScore, VolumeScore
 
 FORMAT = 1
 _DIGITS = 5
+_CURVES = ("learning_rate", "train_loss", "val_loss")
+_TAUGHT = ("train_dfl", "train_cls", "train_ld_main", "train_ld_vlr", "train_kd")  # of a student, beside its teacher's
 
 
 @dataclass(frozen=True)
@@ -60,10 +62,9 @@ def run_record(folder: Path, target: str, seed: int, run: str) -> dict[str, Any]
     curves, seconds = {}, {}
     for name in record["stages"]:
         rows = _csv(folder / "logs" / f"{name}-metrics.csv")
-        curves[name] = [
-            {key: round(float(row[key]), 5) for key in ("learning_rate", "train_loss", "val_loss") if row.get(key)}
-            for row in rows
-        ]
+        taught = bool(rows) and ("train_ld_main" in rows[0] or "train_kd" in rows[0])
+        columns = (*_CURVES, *_TAUGHT) if taught else _CURVES
+        curves[name] = [{key: round(float(row[key]), 5) for key in columns if row.get(key)} for row in rows]
         seconds[name] = round(sum(float(row["seconds"]) for row in _csv(folder / "logs" / f"{name}-timing.csv")), 1)
     kept = ("method", "weights_sha256", "parameters", "stages", "threads", "versions")
     facts = {key: record[key] for key in kept if key in record}

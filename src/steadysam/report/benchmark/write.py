@@ -11,7 +11,17 @@ from steadysam import __version__
 from steadysam.bench.suite import Suite
 from steadysam.errors import UsageError
 from steadysam.files import slug, write_json, write_text
-from steadysam.report.benchmark import ablations, detection, filtering, grids, leads, learning, paired, robustness
+from steadysam.report.benchmark import (
+    ablations,
+    detection,
+    distillation,
+    filtering,
+    grids,
+    leads,
+    learning,
+    paired,
+    robustness,
+)
 from steadysam.report.benchmark.cells import cell_rows
 from steadysam.report.benchmark.claims import write_claims
 from steadysam.report.benchmark.draft import Draft, Rows, flat
@@ -185,8 +195,14 @@ def _detectors(report: Draft) -> None:
     report.numbers["detectors"] = rows
     found = {target: detection.detection_table(rows, target) for target in dict.fromkeys(r["target"] for r in rows)}
     parts = [part for target, table in found.items() for part in (f"## {target}\n", markdown_of(table))]
-    write_text(report.folder / "detectors.md", "\n".join(["# Detectors\n", *parts]))
     blocks: list[Block] = [block for target, table in found.items() for block in (Text((target,)), table)]
+    if weights := distillation.distillation_rows(report.book):
+        report.csv("distillation", weights)
+        report.numbers["distillation"] = weights
+        table = distillation.distillation_table(weights)
+        parts += ["## Weight of the teacher\n", markdown_of(table)]
+        blocks += [Text(("Weight of the teacher",)), table]
+    write_text(report.folder / "detectors.md", "\n".join(["# Detectors\n", *parts]))
     report.sections.append(Section("Detectors", tuple(blocks)))
 
 
