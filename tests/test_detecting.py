@@ -93,6 +93,14 @@ def test_distillation_needs_a_teacher():
         DetectorConfig(distill="kd")
 
 
+def test_a_teacher_that_is_named_teaches_unless_it_is_not_to():
+    assert DetectorConfig().distill == "none"
+    assert DetectorConfig(teacher="s").distill == "ld"
+    assert DetectorConfig.model_validate({"teacher": "s"}).distill == "ld"
+    assert DetectorConfig(teacher="s", distill="none").distill == "none"
+    assert DetectorConfig(teacher="").distill == "none"
+
+
 def test_stages():
     alone, taught = detector_stages(SMALL), detector_stages(TAUGHT)
     assert [(s.name, s.trainable) for s in alone] == [("student", ("detector.*",))]

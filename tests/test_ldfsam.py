@@ -192,6 +192,8 @@ def test_stages_follow_from_generator_and_mode():
         settings(generator="teacher")
     with pytest.raises(ValidationError, match="'random'"):
         settings(generator="fresh", tune_detector=False)
+    with pytest.raises(ValueError, match="finds boxes"):
+        settings(generator="random", mode="box")
 
 
 def test_release_drops_a_teacher_that_has_taught():

@@ -22,7 +22,7 @@ from steadysam.backbones.rows import FeaturePrompts
 from steadysam.backbones.sam import SamBackbone
 from steadysam.backbones.table import Architecture, architecture_from
 from steadysam.backbones.weights import download, import_weights
-from steadysam.config import make_config
+from steadysam.config import PreprocessConfig, make_config
 from steadysam.errors import CheckpointError
 from steadysam.types import SlicePoints
 
@@ -308,6 +308,17 @@ def test_a_backbone_that_has_them_keeps_them_and_others_are_refused():
 def test_how_a_backbone_is_adapted_unless_one_says(backbone: str, method: str, adapt: str):
     values = {"data": {"dataset": "d", "label": "x"}, "backbone": {"name": backbone}, "method": {"name": method}}
     assert make_config(values).method["adapt"] == adapt
+
+
+def test_a_backbone_with_adapters_sets_the_size_and_the_normalisation_of_its_weights():
+    def preprocess(backbone: str, **said):
+        values = {"data": {"dataset": "d", "label": "x"}, "backbone": {"name": backbone}, "preprocess": said}
+        found = make_config(values).preprocess
+        return found.size, found.norm
+
+    assert preprocess("sam-med2d") == (256, "sam")
+    assert preprocess("sam-med2d", size=512, norm="spd") == (512, "spd"), "what is said counts"
+    assert preprocess("sam-vit-base") == (PreprocessConfig().size, PreprocessConfig().norm)
 
 
 def test_gradients_reach_the_adapters():

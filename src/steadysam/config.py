@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Literal, TypeVar, get_args
 from pydantic import Field, ValidationError, field_validator
 
 from steadysam.backbones import BACKBONES
+from steadysam.backbones.table import BackboneSpec
 from steadysam.errors import ConfigError, InputError
 from steadysam.methods import METHODS
 from steadysam.methods.contract import FrozenConfig, traits_of
@@ -156,8 +157,9 @@ class RunConfig(FrozenConfig):
 def make_config(values: Mapping[str, Any]) -> RunConfig:
     """Validate nested values, and fill in what follows from the backbone unless the values say otherwise.
 
-    A from-scratch backbone is adapted in full, one with adapters by these if the method can; our own backbones have
-    their native image size. A method that brings its own network has no backbone.
+    A from-scratch backbone is adapted in full, one with adapters by these if the method can. Our own backbones and
+    those with adapters get their native image size, the latter also the normalisation of their weights. A method that
+    brings its own network has no backbone.
 
     Raises:
         ConfigError: `CONFIG_UNKNOWN_KEY` (with the nearest known key) or `CONFIG_VALUE`.
@@ -169,23 +171,23 @@ def make_config(values: Mapping[str, Any]) -> RunConfig:
             sized = config.preprocess.model_copy(update={"size": OWN_NETWORK_SIZE})
             config = config.model_copy(update={"preprocess": sized})
     spec = BACKBONES.get(config.backbone.name)
-    if spec is not None and spec.own and "size" not in config.preprocess.model_fields_set:
-        sized = config.preprocess.model_copy(update={"size": spec.native_size})
-        config = config.model_copy(update={"preprocess": sized})
+    if spec is not None and (spec.own or spec.adapted):
+        native = {"size": spec.native_size, **({"norm": spec.norm} if spec.adapted else {})}
+        unsaid = {key: value for key, value in native.items() if key not in config.preprocess.model_fields_set}
+        config = config.model_copy(update={"preprocess": config.preprocess.model_copy(update=unsaid)})
     kind = METHODS[config.method_name].Config
     settings = {key: value for key, value in config.method.items() if key != "name"}
     if "adapt" in kind.model_fields and "adapt" not in settings and spec is not None:
-        settings["adapt"] = "full" if spec.from_scratch else _adaptation(kind, spec.architecture)
+        settings["adapt"] = "full" if spec.from_scratch else _adaptation(kind, spec)
     checked = validated(kind, settings, "method.")
     full = {"name": config.method_name, **checked.model_dump(mode="json")}
     return config.model_copy(update={"method": full})
 
 
-def _adaptation(kind: type[FrozenConfig], architecture: Any) -> str:
+def _adaptation(kind: type[FrozenConfig], spec: BackboneSpec) -> str:
     """How a pretrained encoder is adapted: by the adapters that it brings if the method can, else by its default."""
     field = kind.model_fields["adapt"]
-    brings = getattr(architecture, "adapter", "") and "adapters" in get_args(field.annotation)
-    return "adapters" if brings else field.default
+    return "adapters" if spec.adapted and "adapters" in get_args(field.annotation) else field.default
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

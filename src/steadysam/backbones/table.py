@@ -117,6 +117,11 @@ class BackboneSpec:
         return self.hub_id is not None or bool(self.source)
 
     @property
+    def adapted(self) -> bool:
+        """True if its image encoder has adapters, which were trained for one size and normalisation."""
+        return bool(getattr(self.architecture, "adapter", ""))
+
+    @property
     def own(self) -> bool:
         """True for the convolutional networks of this project."""
         return isinstance(self.architecture, ConvArchitecture)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -65,7 +65,8 @@ class DetectorConfig(MosaicConfig):
         size: of the detector (the student).
         teacher: size of the teacher; "" is none, and there is one stage less.
         distill: what the student takes from the teacher: nothing, the class scores at its positive locations (`kd`),
-            the edges there (`ld_main`), or the edges there and in the valuable region around (`ld`).
+            the edges there (`ld_main`), or the edges there and in the valuable region around (`ld`). Where a teacher
+            is named and nothing is said of this, `ld`.
         region: the valuable region by DIoU of square priors, as in the paper, or all negative locations, as the authors
             of LD advise for detectors without anchors.
         temperature, kd_temperature: of edges and of class scores.
@@ -98,6 +99,13 @@ class DetectorConfig(MosaicConfig):
     overlap: float = Field(default=0.7, gt=0, le=1)
     teacher_stage: DetectorStage = DetectorStage()
     student_stage: DetectorStage = DetectorStage()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_teacher_teaches(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("teacher") and "distill" not in values:
+            return {**values, "distill": "ld"}
+        return values
 
     @model_validator(mode="after")
     def _someone_teaches(self) -> DetectorConfig:

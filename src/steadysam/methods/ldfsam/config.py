@@ -33,6 +33,8 @@ class Masks(StageSettings):
 class Config(FrozenConfig):
     """Every switch of LDFSAM; the defaults are the paper's, or ldfsam.md's where the paper is silent.
 
+    All but one: no teacher is trained unless its size is named, as the paper's is twenty times the student's.
+
     Args:
         detector: the detector and its distillation.
         generator: whose features prompt: the (distilled) student's, the teacher's, or, as controls, those of a
@@ -69,6 +71,8 @@ class Config(FrozenConfig):
             raise ValueError("generator = 'teacher' needs detector.teacher, the teacher's size")
         if self.generator == "fresh" and not self.tune_detector:
             raise ValueError("generator = 'fresh' learns in the mask stage: with tune_detector = false it is 'random'")
+        if self.mode == "box" and self.generator in ("random", "fresh"):
+            raise ValueError(f"mode = 'box' needs a detector that finds boxes, which {self.generator!r} does not")
         return self
 
     @property
