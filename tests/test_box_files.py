@@ -132,3 +132,21 @@ def test_help_has_an_example(capsys):
     assert steadysam("detect", "--help") == 0
     said = capsys.readouterr().out
     assert "steadysam detect" in said.split("For example:")[1]
+
+
+def test_results_of_another_call_do_not_stay(run, toy_dataset, tmp_path, caplog):
+    out = tmp_path / "out"
+    words = detect(run, toy_dataset / "imagesTs", out)
+    assert steadysam(*words, "--labels", toy_dataset / "labelsTs", "-d", "cpu", "--threads", 1) == 0
+    assert steadysam(*detect(run, toy_dataset / "imagesTr", out), "-d", "cpu", "--threads", 1) == 0
+    assert not list(out.glob("detection.*")), "they are of other boxes"
+    assert "still holds boxes of an earlier call: toy_5" in caplog.text
+
+
+def test_boxes_are_not_written_over_a_run_or_labels(run, toy_dataset, tmp_path):
+    record = (run / "run.json").read_bytes()
+    assert steadysam(*detect(run, toy_dataset / "imagesTs", run), "-d", "cpu") == 8
+    assert (run / "run.json").read_bytes() == record
+    labels = toy_dataset / "labelsTs"
+    assert steadysam(*detect(run, toy_dataset / "imagesTs", labels), "--labels", labels, "-d", "cpu") == 8
+    assert not (labels / "run.json").exists()

@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -287,3 +288,24 @@ def test_quiet_and_verbose(work, toy_dataset, tmp_path, caplog, capsys):
     assert said["-q"] == ""
     assert "run.json" in said["-v"]
     assert "slices across axis 2" in said["-v"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_leaves_nothing_half_done_and_says_so(tmp_path, number, code):
+    words = [sys.executable, "-m", "steadysam", "draw", "-o", "drawn", "--images", "100000"]
+    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    for _ in range(600):
+        if list(tmp_path.glob(".tmp-*/*/*")):
+            break
+        time.sleep(0.1)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "interrupted; what was written is whole" in said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_labels_that_are_not_there(tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    assert steadysam("evaluate", tmp_path / "out", tmp_path / "nope", "-o", tmp_path / "report") == 4
+    assert "FILE_MISSING" in capsys.readouterr().err

@@ -16,8 +16,10 @@ from steadysam.checkpoints import load_into, save_tensors
 from steadysam.cli.info import collect, methods
 from steadysam.data.slices import fit_masks, prepare_stack
 from steadysam.embeddings import EmbeddingCache
+from steadysam.errors import ConfigError
 from steadysam.methods import METHODS
-from steadysam.methods.contract import Chance, FrozenConfig, Stage, TrainingCase, traits_of
+from steadysam.methods.contract import Chance, FrozenConfig, Stage, TrainingCase, fixed_by_training, traits_of
+from steadysam.runs import load_run
 from steadysam.trainable import select_trainable
 from steadysam.types import Grid, Preprocess, Segmentation, SlicePoints, Volume
 
@@ -292,3 +294,25 @@ def test_info_lists_exactly_what_the_tables_hold():
     assert set(content["backbones"]) == set(BACKBONES)
     assert all(content["methods"].values()), "every method says in one line what it is"
     assert all(content["backbones"].values())
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_what_training_fixes_is_a_setting_and_stages_are(name):
+    kind = METHODS[name].Config
+    assert set(kind.FIXED) <= set(kind.model_fields)
+    stages = [key for key, f in kind.model_fields.items() if getattr(f.annotation, "TRAINING_ONLY", False)]
+    own = [*dict.fromkeys((*stages, *kind.FIXED))]
+    assert fixed_by_training(kind, dict.fromkeys([*own, "unknown"])) == own
+
+
+def test_a_finished_run_refuses_what_training_has_fixed(toy_run):
+    for settings, seen in (
+        ({"psc": "none"}, "psc"),
+        ({"stage2": {"epochs": 9}}, "stage2"),
+        ({"augment": {}}, "augment"),
+    ):
+        with pytest.raises(ConfigError, match=rf"SETTING_FIXED[\s\S]*seen {seen}"):
+            load_run(toy_run, "cpu", **settings)
+    assert load_run(toy_run, "cpu", tau=0.3).settings.model_dump()["tau"] == 0.3
+    detector = {"detector": {"image_size": 64, "confidence": 0.1}}
+    assert fixed_by_training(METHODS["ldfsam"].Config, detector) == ["detector.image_size"]

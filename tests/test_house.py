@@ -39,6 +39,7 @@ FLOORS = {
             "starting",
             "training",
             "segmenting",
+            "outputs",
             "prediction",
             "jobs",
         ),

@@ -151,7 +151,11 @@ def test_a_target_of_specks_only_is_refused():
     with pytest.raises(InputError, match="DETECT_NO_OBJECT.*") as caught:
         DetectionSamples([case], MosaicConfig(image_size=SIZE, min_area=largest + 1), 5)
     assert str(largest) in str(caught.value.seen)
-    DetectionSamples([replace(case, masks=np.zeros_like(case.masks))], MosaicConfig(image_size=SIZE), 5)
+    nothing = np.zeros_like(case.masks)
+    with pytest.raises(InputError, match="DETECT_NO_OBJECT") as caught:  # too thin for the detector's grid
+        DetectionSamples([replace(case, detail_masks=nothing)], MosaicConfig(image_size=SIZE), 5)
+    assert "at most 0 pixels" in str(caught.value.seen)
+    DetectionSamples([replace(case, masks=nothing)], MosaicConfig(image_size=SIZE), 5)
 
 
 def test_validation_cases_that_show_no_object_do_not_judge(caplog):

@@ -129,7 +129,7 @@ def test_masks_of_an_earlier_call_are_told_of(run, folders, tmp_path, caplog):
     predict(run, find_jobs(images, prompts), tmp_path / "out")
     caplog.clear()
     predict(run, find_jobs(images / "a_0000.nii.gz", prompts / "a.json"), tmp_path / "out")
-    assert "still holds masks of an earlier call: b, c" in caplog.text
+    assert "holds masks of an earlier call, which evaluate would score: b, c" in caplog.text
     assert evaluate_folder(tmp_path / "out", tmp_path / "out").foreign == ("b", "c")
 
 

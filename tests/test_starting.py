@@ -124,3 +124,29 @@ def test_a_student_begins_as_it_was_before_the_masks_changed_it(toy_dataset, tmp
     began = read_safetensors(second / "checkpoints" / "masks.safetensors")
     assert prompter
     assert all(torch.equal(began[name], masks[name]) for name in prompter)
+
+
+def test_test_cases_that_were_trained_on_under_other_names(toy_dataset, taught, tmp_path):
+    """The same data set by its name, with other names of cases: contents tell."""
+    other = Path(shutil.copytree(toy_dataset, tmp_path / toy_dataset.name))
+    for path in [*other.glob("*/toy_*")]:
+        path.rename(path.with_name(path.name.replace("toy", "renamed")))
+    content = merged(begun(other, 0, begin=str(taught)), {"data": {"split_seed": 1}})
+    with pytest.raises(InputError, match="DATA_LEAK_START.*renamed"):
+        train(make_config(content), tmp_path / "no")
+
+
+def test_a_stage_to_skip_that_the_other_run_lacks(toy_dataset, tmp_path):
+    other = train(make_config(values(toy_dataset, 0)), tmp_path / "other")
+    content = begun(toy_dataset, 0, run=str(other), skip=["teacher"])
+    with pytest.raises(CheckpointError, match=r"START_STAGES.*teacher[\s\S]*seen student"):
+        train(make_config(content), tmp_path / "no")
+
+
+def test_one_data_set_by_two_paths_is_no_difference(toy_dataset, taught, tmp_path, monkeypatch, caplog):
+    monkeypatch.chdir(toy_dataset.parent)
+    content = begun(Path(toy_dataset.name), 0, run=str(taught), skip=["teacher"], begin=str(taught))
+    caplog.set_level("INFO")
+    train(make_config(content), tmp_path / "run")
+    assert "data.dataset" not in caplog.text
+    assert f"stages that begin with those of {taught}: student" in caplog.text

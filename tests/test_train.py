@@ -15,7 +15,7 @@ import torch
 
 from steadysam import loop, training
 from steadysam.checkpoints import newest_step
-from steadysam.config import ComputeConfig, apply_settings, make_config, read_config, to_toml
+from steadysam.config import ComputeConfig, apply_settings, make_config, merged, read_config, to_toml
 from steadysam.errors import CheckpointError, ConfigError, FileSystemError, InputError, OutputError, ResourceError
 from steadysam.files import read_json, sha256_file, write_json, write_text
 from steadysam.loop import batches
@@ -25,6 +25,7 @@ from steadysam.runs import build_model, choose_device, load_run
 from steadysam.trainable import select_trainable
 from steadysam.training import train
 from steadysam.training_data import load_training_data
+from test_detector import values
 
 
 @pytest.fixture(scope="module")
@@ -292,7 +293,7 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(finished):
         train(make_config(values), folder)
     with pytest.raises(ConfigError, match="RESUME_CONFIG_DIFF") as error:
         train(make_config(apply_settings(values, ["method.tau=0.3"])), folder, resume=True)
-    assert "tau" in str(error.value)
+    assert "method.tau: 0.5 in the run, 0.3 here" in str(error.value)
 
 
 def test_unknown_device():
@@ -381,3 +382,18 @@ def test_two_processes_train_like_one(finished, tmp_path):
     one, two = (load_run(tmp_path / name, "cpu").model.state_dict() for name in ("one", "two"))
     worst = max(float((one[n].double() - two[n].double()).abs().max()) for n in one)
     assert worst < 2e-3, worst
+
+
+def test_a_run_that_fails_before_its_first_step_leaves_nothing(toy_dataset, tmp_path):
+    """So that the same command, corrected, can run."""
+    content = merged(values(toy_dataset, 1), {"method": {"detector": {"min_area": 4000.0}}})
+    with pytest.raises(InputError, match="DETECT_NO_OBJECT[\\s\\S]*method.detector.min_area"):
+        train(make_config(content), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    train(make_config(values(toy_dataset, 1)), tmp_path / "run")
+
+
+def test_half_precision_wants_a_gpu(toy_values, tmp_path):
+    toy_values["compute"]["precision"] = "fp16"
+    with pytest.raises(ConfigError, match="fp16 on a CPU"):
+        train(make_config(toy_values), tmp_path / "run")

@@ -166,3 +166,16 @@ def test_a_structure_that_only_one_part_has(toy_dataset, toy_values, tmp_path, c
     else:
         load_training_data(make_config(toy_values), None)
         assert "no validation case has a voxel" in caplog.text
+
+
+def test_a_target_that_is_lost_when_slices_are_fitted(toy_dataset, toy_values, tmp_path):
+    folder = tmp_path / toy_dataset.name
+    shutil.copytree(toy_dataset, folder)
+    for path in (folder / "labelsTr").iterdir():
+        labels = read_volume(path)
+        speck = np.zeros(labels.array.shape, bool)
+        speck[2, 4, 1] = True  # of 20 rows 16 are kept, and not this one
+        write_mask(path, Mask(speck, labels.grid))
+    values = {**toy_values, "data": {**toy_values["data"], "dataset": str(folder)}, "preprocess": {"size": 16}}
+    with pytest.raises(InputError, match=r"LABEL_EMPTY.*fitted to 16 x 16[\s\S]*raise preprocess.size"):
+        load_training_data(make_config(values), None)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ class AugmentConfig(BaseModel):
 
     Rotation in degrees, shift as a share of the image side, scale as a factor `1 ± scale`, gamma as `exp(±gamma)`.
     """
+
+    TRAINING_ONLY: ClassVar[bool] = True
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 

@@ -18,11 +18,12 @@ from steadysam.box_prompts import CaseBoxes, DetectOptions, detect_volume, detec
 from steadysam.data.cases import check_pair
 from steadysam.data.volumes import read_label_map, read_volume, select_label
 from steadysam.errors import InputError, SteadyError
-from steadysam.evaluate import listed, mask_files
+from steadysam.evaluate import listed, mask_files, read_record
 from steadysam.files import sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import describe_grid
 from steadysam.jobs import Job
 from steadysam.locks import alone_in
+from steadysam.outputs import refuse_output
 from steadysam.prediction import report_failures
 from steadysam.prompts.files import write_prompts
 from steadysam.prompts.sets import set_hash
@@ -65,15 +66,20 @@ def detect_files(
         The rows of `score_boxes`; [] without labels.
 
     Raises:
-        ConfigError: those of `detector_of`. InputError: `DATA_PAIRS`, no case has a label. LockedError: `FS_LOCKED`,
-            another process writes into the same folder. BatchError: `BATCH_FAILED` after the last case if some failed;
-            `failures.jsonl` says which and why. A single job raises its own error.
+        ConfigError: those of `detector_of`. FileSystemError: those of `refuse_output`. InputError: `DATA_PAIRS`, no
+            case has a label. LockedError: `FS_LOCKED`, another process writes into the same folder. BatchError:
+            `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single job raises
+            its own error.
     """
     output, started = Path(output), time.monotonic()
     _, config = detector_of(run, options)
+    refuse_output(output, {*(job.image for job in jobs), None if truth is None else truth.folder})
     labels = None if truth is None else _label_files(truth.folder, jobs)
     with alone_in(output):
         sweep_temporaries(output)
+        before = _earlier(output)
+        for scores in ("detection.csv", "detection.json"):  # of boxes that lay here
+            (output / scores).unlink(missing_ok=True)
         records, failures, scored = [], [], []
         for job in track(jobs):
             try:
@@ -107,8 +113,19 @@ def detect_files(
             "seconds": round(time.monotonic() - started, 3),
         }
         write_json(output / "run.json", {**_provenance(run, records), **facts})
+        if left := sorted(before - {entry["case"] for entry in records}):
+            logger.warning("%s still holds boxes of an earlier call: %s", output, listed(left, 5))
         report_failures(output, failures, len(jobs))
     return rows
+
+
+def _earlier(output: Path) -> set[str]:
+    """The cases of an earlier call, of which prompt files lie here; what lies here may be anything."""
+    try:
+        cases = read_record(output).get("cases", ())
+        return {str(case["case"]) for case in cases if (output / f"{case['case']}.json").is_file()}
+    except (SteadyError, KeyError, TypeError):
+        return set()
 
 
 def _label_files(folder: Path, jobs: Sequence[Job]) -> dict[str, Path]:

@@ -6,6 +6,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,13 @@ from steadysam.data.slices import channels_of, unfit_values
 from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask, write_probability
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, listed, read_record
+from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, listed, mask_files, read_record
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.jobs import Job
 from steadysam.locks import alone_in
 from steadysam.methods.contract import traits_of
+from steadysam.outputs import refuse_output
 from steadysam.prompts.files import read_prompts
 from steadysam.prompts.sets import SET_FILE, read_set, set_hash
 from steadysam.provenance import mask_hashes
@@ -69,12 +71,14 @@ def predict(
         The path of `run.json`.
 
     Raises:
+        FileSystemError: those of `refuse_output`.
         InputError: `PROMPT_SET_CHANGED`.
         LockedError: `FS_LOCKED`, another process predicts into the same folder.
         BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
             job raises its own error.
     """
     output = Path(output)
+    refuse_output(output, {path for job in jobs for path in (job.image, job.prompts, job.coarse)})
     with alone_in(output):
         return _predict(run, jobs, output, options, cache, track)
 
@@ -142,11 +146,13 @@ def report_failures(output: Path, failures: Sequence[Mapping[str, Any]], jobs: i
 
 
 def _earlier(output: Path) -> Collection[str]:
-    """The cases of an earlier call whose record lies here; what lies here may be anything."""
-    try:
-        return mask_hashes(read_record(output))
-    except SteadyError:
-        return ()
+    """The cases whose masks lie here, with a record or from a call that did not end; what lies here may be anything."""
+    found: set[str] = set()
+    with suppress(SteadyError):
+        found |= set(mask_hashes(read_record(output)))
+    with suppress(SteadyError):
+        found |= set(mask_files(output)) if output.is_dir() else set()
+    return found
 
 
 def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], trained: Collection[int] | None) -> None:
@@ -160,7 +166,7 @@ def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], tr
         logger.warning("%d of %d masks are empty", empty, len(cases))
     left = sorted(set(before) - {case["case"] for case in cases})
     if left:
-        logger.warning("%s still holds masks of an earlier call: %s", output, listed(left, 5))
+        logger.warning("%s holds masks of an earlier call, which evaluate would score: %s", output, listed(left, 5))
 
 
 def _warn_of_training(cases: Sequence[Mapping[str, Any]]) -> None:

@@ -32,7 +32,7 @@ from steadysam.config import RunConfig, make_config, merged, read_config
 from steadysam.errors import CheckpointError, ConfigError, ResourceError, SteadyError
 from steadysam.files import read_json, sha256_file
 from steadysam.methods import METHODS
-from steadysam.methods.contract import FrozenConfig, Method, traits_of
+from steadysam.methods.contract import FrozenConfig, Method, fixed_by_training, traits_of
 from steadysam.types import Preprocess
 
 FORMAT = 1
@@ -88,7 +88,7 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
 
     Raises:
         CheckpointError: `RUN_MISSING`, `RUN_UNFINISHED`, `RUN_VERSION`, `CKPT_HASH`, `CKPT_SHAPE` and those of
-            `read_safetensors`.
+            `read_safetensors`. ConfigError: `SETTING_FIXED`.
     """
     folder = Path(folder)
     record, config = read_record(folder), _read_run_config(folder)
@@ -111,6 +111,7 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
             fix="copy the run folder again, or train again",
         )
     if overrides:
+        _refuse_fixed(config, overrides)
         values = config.model_dump(mode="json")
         config = make_config({**values, "method": merged(values["method"], overrides)})
     model, settings = empty_model(config, record.get("architecture"))
@@ -118,6 +119,16 @@ def load_run(folder: str | Path, device: str = "auto", **overrides: Any) -> Run:
     target = choose_device(device)
     merge_adapters(model).to(target).eval().requires_grad_(False)
     return Run(folder, config, settings, METHODS[config.method_name], model, record, target)
+
+
+def _refuse_fixed(config: RunConfig, overrides: Mapping[str, Any]) -> None:
+    if fixed := fixed_by_training(METHODS[config.method_name].Config, overrides):
+        raise ConfigError(
+            "SETTING_FIXED",
+            f"training has fixed this setting of {config.method_name}: it does nothing afterwards, or does not fit",
+            seen=", ".join(fixed),
+            fix="leave it out, or train a run with it",
+        )
 
 
 def zero_shot_run(
@@ -226,9 +237,16 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = read_json(path)
     except SteadyError as error:
         raise CheckpointError("RUN_MISSING", f"run.json cannot be read: {error.what}", file=path) from error
-    if record.get("format") != FORMAT:
+    if "format" not in record:
         raise CheckpointError(
-            "RUN_VERSION", "written in another format", file=path, seen=record.get("format"), expected=FORMAT
+            "RUN_MISSING",
+            "run.json is the record of results, such as those of predict or detect, and not of a run",
+            file=folder,
+            fix="name a folder made by train",
+        )
+    if record["format"] != FORMAT:
+        raise CheckpointError(
+            "RUN_VERSION", "written in another format", file=path, seen=record["format"], expected=FORMAT
         )
     return record
 

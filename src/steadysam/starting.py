@@ -50,13 +50,21 @@ def start_from(
     if start.run is not None:
         other = Path(start.run)
         if read_record(other).get("status") != "finished" and not start.skip:
-            raise CheckpointError("RUN_UNFINISHED", "the run to start from has not finished", file=other)
+            raise CheckpointError(
+                "RUN_UNFINISHED",
+                "the run to start from has not finished",
+                file=other,
+                fix="finish it with `steadysam train … --continue`, or take its finished stages (start.skip)",
+            )
         _warn_of_differences(config, other, _FITS_ALL_THE_SAME)
         skipped = [stage_file(other, name) for name in start.skip]
+        _refuse_missing_stages(other, skipped)
         paths += [] if skipped else [other / "weights.safetensors"]
     if start.begin is not None:
         other = Path(start.begin)
-        paths += _first_weights(other, [name for name in known if name not in start.skip])
+        found = _first_weights(other, [name for name in known if name not in start.skip])
+        logger.info("stages that begin with those of %s: %s", other, ", ".join(path.stem for path in reversed(found)))
+        paths += found
         _warn_of_differences(config, other, _FITS_ALL_THE_SAME[-1:])  # other data are what it is for
     loaded = []
     makers: dict[Path, None] = {}  # two stages may be of one run
@@ -75,8 +83,10 @@ def _refuse_leaks(maker: Path, data: Mapping[str, Any]) -> None:
     if seen is None:
         logger.warning("%s does not say what it was trained on: what it saw can't be checked", maker)
         return
-    alike = seen["dataset"] == data["dataset"]
-    refuse_start_leaks(seen["split"] if alike else known_images(seen, data), data["split"], maker)
+    same = known_images(seen, data)  # whatever they are called, also in another data set of the same name
+    if seen["dataset"] == data["dataset"]:  # older runs have no hashes
+        same = {part: [*names, *(set(seen["split"][part]) - set(names))] for part, names in same.items()}
+    refuse_start_leaks(same, data["split"], maker)
 
 
 def _with_ancestors(makers: Iterable[Path]) -> list[Path]:
@@ -110,11 +120,27 @@ def _first_weights(other: Path, trained: Sequence[str]) -> list[Path]:
             "START_STAGES",
             "no stage that is trained here has been trained there",
             file=other,
-            seen=", ".join(sorted(path.stem for path in (other / "checkpoints").glob("*.safetensors"))) or "none",
+            seen=_stages_of(other),
             expected=" or ".join(trained) or "a stage that start.skip leaves to train",
             fix="begin with a run of this method, or of one that shares a stage with it",
         )
     return found
+
+
+def _refuse_missing_stages(other: Path, files: Sequence[Path]) -> None:
+    if missing := [path.stem for path in files if not path.exists()]:
+        raise CheckpointError(
+            "START_STAGES",
+            f"the run that is to have trained {' and '.join(missing)} has not",
+            file=other,
+            seen=_stages_of(other),
+            expected=", ".join(path.stem for path in files),
+            fix="name a run that has these stages, or take them out of start.skip",
+        )
+
+
+def _stages_of(run: Path) -> str:
+    return ", ".join(sorted(path.stem for path in (run / "checkpoints").glob("*.safetensors"))) or "none"
 
 
 def _warn_of_differences(config: RunConfig, other: Path, places: Sequence[Sequence[str]]) -> None:
@@ -123,6 +149,8 @@ def _warn_of_differences(config: RunConfig, other: Path, places: Sequence[Sequen
     mine = {"data": config.data.model_dump(mode="json"), "method": config.method}
     for place in places:
         a, b = (_at(values, place) for values in (mine, theirs))
+        if place == ("data", "dataset") and a and b and Path(a).resolve() == Path(b).resolve():
+            continue  # one folder by two names
         if a is not None and b is not None and a != b:
             logger.warning("%s was trained with %s = %s, here it is %s", other, ".".join(place), b, a)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -65,17 +66,17 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: 
             model, settings = build_model(config)
             stages = METHODS[config.method_name].stages(settings)
             started = start_from(config, model, stages, data.record)
+            record |= {"data": data.record} | ({"start": started} if started else {})
+            if accelerator.is_main_process:  # known before the first stage is: others may start from it
+                write_json(folder / "run.json", record)
+            cache = EmbeddingCache(cache_folder(config.compute.cache))
+            for stage in stages:
+                if stage.name not in config.start.skip:
+                    _run_stage(config, folder, model, stage, data, cache, accelerator)
         except SteadyError:
-            if fresh and accelerator.is_main_process:
+            if fresh and accelerator.is_main_process and not _begun(folder):
                 _discard(folder, keep_prompts=had_prompts)
             raise
-        record |= {"data": data.record} | ({"start": started} if started else {})
-        if accelerator.is_main_process:  # known before the first stage is: others may start from it
-            write_json(folder / "run.json", record)
-        cache = EmbeddingCache(cache_folder(config.compute.cache))
-        for stage in stages:
-            if stage.name not in config.start.skip:
-                _run_stage(config, folder, model, stage, data, cache, accelerator)
         if accelerator.is_main_process:
             _finish(folder, record, model)
         accelerator.wait_for_everyone()
@@ -96,6 +97,8 @@ def computing(compute: ComputeConfig) -> Iterator[Accelerator]:
         torch.set_num_threads(compute.threads)
     torch.set_float32_matmul_precision(compute.matmul)
     device = choose_device(compute.device)
+    if compute.precision == "fp16" and device.type == "cpu":
+        raise ConfigError("CONFIG_VALUE", "half precision wants a GPU", seen="fp16 on a CPU", expected="no or bf16")
     # accelerate takes the current GPU, unless a launcher gives each process its own
     named = device.type == "cuda" and device.index is not None and "LOCAL_RANK" not in os.environ
     torch.use_deterministic_algorithms(True, warn_only=device.type != "cpu")
@@ -119,6 +122,10 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
         FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`.
     """
     path = folder / "config.toml"
+    if not path.exists() and (folder / "run.json").exists() and "status" not in read_json(folder / "run.json"):
+        raise FileSystemError(
+            "FS_EXISTS", "results of another command are in this folder", file=folder, fix="choose another -o"
+        )
     if path.exists() and not resume:
         raise FileSystemError(
             "FS_EXISTS", "a run is in this folder already", file=folder, fix="add --continue, or choose another -o"
@@ -128,7 +135,7 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
             "RESUME_CONFIG_DIFF",
             "the run was started with another configuration",
             file=path,
-            seen="; ".join(_differing_lines(path.read_text("utf-8"), text)),
+            seen="; ".join(_differences(path.read_text("utf-8"), text)),
             fix="use the same settings, or choose another -o",
         )
     for part in (folder, folder / "checkpoints", folder / "logs", folder / "prompts"):
@@ -138,17 +145,32 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
     write_text(path, text)
 
 
+def _begun(folder: Path) -> bool:
+    """Whether there is an epoch, or a stage, that is worth keeping."""
+    return any(folder.glob("logs/*-metrics.csv")) or any(folder.glob("checkpoints/*"))
+
+
 def _discard(folder: Path, keep_prompts: bool) -> None:
-    """Take back what `_open_folder` and `_load_data` wrote: bad input must not be in the way of the next attempt."""
+    """Take back what was written before the first step: bad input must not be in the way of the next attempt."""
     for name in ("run.json", "config.toml"):
         (folder / name).unlink(missing_ok=True)
-    if not keep_prompts:
-        remove_folder(folder / "prompts")
+    for name in ("logs", "checkpoints", *(() if keep_prompts else ("prompts",))):
+        remove_folder(folder / name)
 
 
-def _differing_lines(old: str, new: str) -> list[str]:
-    before, after = set(old.splitlines()), set(new.splitlines())
-    return sorted(after ^ before)[:6]
+def _differences(old: str, new: str) -> list[str]:
+    """`section.key: A in the run, B here`, the first six."""
+    before, after = (dict(_flat(tomllib.loads(text))) for text in (old, new))
+    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    return [f"{key}: {before.get(key, 'nothing')} in the run, {after.get(key, 'nothing')} here" for key in keys[:6]]
+
+
+def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _load_data(config: RunConfig, folder: Path, accelerator: Accelerator) -> TrainingData:

@@ -70,9 +70,12 @@ def load_training_data(
     hashes: dict[str, str] = {}
     images: dict[str, str] = {}
     axes: set[int] = set()
+    marked: set[str] = set()
     for case in track(chosen):
         volume, mask = read_case(case, values, slice_axis_of(config, dataset), dataset)
         axes.add(volume.grid.slice_axis)
+        if mask.array.any():
+            marked.add(case.name)
         folder = prompt_files(config, dataset, case.part)
         if not prompted:
             prompts[case.name] = Prompts()
@@ -84,7 +87,7 @@ def load_training_data(
         cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name], redraw, spill)
         hashes[case.name] = content_key(volume.sha256, np.packbits(mask.array))
         images[case.name] = volume.sha256
-    _refuse_empty(config.data.label, [cases[case.name] for case in split.train])
+    _refuse_empty(config, [cases[case.name] for case in split.train], marked)
     if split.val and not any(cases[case.name].masks.any() for case in split.val):
         logger.warning("no validation case has a voxel of label %r: they can't tell good epochs", config.data.label)
     counts = len(split.train), len(split.val), len(split.test)
@@ -124,13 +127,22 @@ def _tell_of_defaults(config: RunConfig, dataset: Dataset, values: Sequence[int]
         logger.warning("CT is windowed by percentiles: --set preprocess.window=ct:400,40 takes HU (width, level)")
 
 
-def _refuse_empty(label: str, cases: Sequence[TrainingCase]) -> None:
-    if not any(case.masks.any() for case in cases):
+def _refuse_empty(config: RunConfig, cases: Sequence[TrainingCase], marked: Collection[str]) -> None:
+    """Args: marked: names of the cases whose label files hold the target."""
+    if any(case.masks.any() for case in cases):
+        return
+    label, size = config.data.label, config.preprocess.size
+    if any(case.name in marked for case in cases):
         raise InputError(
             "LABEL_EMPTY",
-            f"none of the {len(cases)} training cases has a voxel of label {label!r}",
-            fix="choose another label, more of the training patients, or another split",
+            f"of label {label!r} nothing is left when slices are fitted to {size} x {size} pixels",
+            fix="raise preprocess.size: the target is too small for it",
         )
+    raise InputError(
+        "LABEL_EMPTY",
+        f"none of the {len(cases)} training cases has a voxel of label {label!r}",
+        fix="choose another label, more of the training patients, or another split",
+    )
 
 
 def split_of(config: RunConfig, dataset: Dataset) -> Split:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 import sys
 from typing import Annotated
 
@@ -34,7 +35,8 @@ Or click, without any training:
     steadysam segment-click IMAGE.nii.gz --point 96,110,7 -o out
 
 Exit codes: 0 ok, 2 usage, 3 configuration, 4 input data, 5 model, 6 some cases failed, 7 resources,
-8 file system, 9 output folder in use, 10 output check, 11 network, 12 a program of others, 130 interrupted."""
+8 file system, 9 output folder in use, 10 output check, 11 network, 12 a program of others, 130 interrupted,
+143 terminated."""
 
 # the help of commands named as text stands here: it would hide their docstrings
 DEMO = """Draw data, train, segment and report, in a few minutes.
@@ -49,7 +51,8 @@ For example:
     steadysam info
     steadysam info --json"""
 
-app = App(name="steadysam", help=HELP, version=__version__)
+# interruptions are told of in `launch`
+app = App(name="steadysam", help=HELP, version=__version__, suppress_keyboard_interrupt=False)
 app.command(train_command, name="train")
 app.command(predict_command, name="predict")
 app.command(evaluate_command, name="evaluate")
@@ -97,15 +100,24 @@ def launch(
             raise
         print(error, file=sys.stderr)
         return error.exit_code
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interruption:
         flag = {"train": "with --continue ", "pretrain": "with --continue ", "bench": ""}.get("".join(tokens[:1]))
         hint = "" if flag is None else f"; the same command {flag}goes on from there"
         print(f"interrupted; what was written is whole{hint}", file=sys.stderr)
-        return 130
+        return 143 if isinstance(interruption, _Terminated) else 130
     except BrokenPipeError:
         return 0
 
 
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM, which schedulers send: temporary files and locks go as after Ctrl-C."""
+
+
+def _terminate(*_: object) -> None:
+    raise _Terminated
+
+
 def main() -> None:
     """Entry point of the `steadysam` command."""
+    signal.signal(signal.SIGTERM, _terminate)
     sys.exit(app.meta())

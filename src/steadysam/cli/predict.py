@@ -202,7 +202,9 @@ def _segment(model: str, call: _Call, output: Path) -> None:
 def _segment_each(runs: Sequence[LabelRun], call: _Call, output: Path) -> None:
     """All cases by the run of every label, put together; prompts and coarse masks are in a subfolder for each label."""
     from steadysam.labelwise import given_to, predict_each
+    from steadysam.outputs import refuse_output
 
+    refuse_output(output, (call.input_, call.prompts, call.coarse))
     given = {run: [given_to(run, getattr(call, what), what) for what in ("prompts", "coarse")] for run in runs}
 
     def predict_label(run: LabelRun) -> None:

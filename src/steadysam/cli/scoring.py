@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from steadysam.cli.tables import progress
-from steadysam.errors import BatchError, UsageError
+from steadysam.errors import BatchError, InputError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +160,8 @@ def data_set_of(labels: Path, dataset: Path | None) -> Dataset | None:
     """The data set that is named, or else the one that the labels lie in, if any."""
     from steadysam.data.cases import read_dataset
 
+    if not labels.is_dir():
+        raise InputError("FILE_MISSING", "no such folder of labels", file=labels, fix="check the path")
     folder = dataset or labels.resolve().parent
     folder = folder.parent if folder.name == "dataset.json" else folder
     return read_dataset(folder) if dataset is not None or (folder / "dataset.json").is_file() else None

@@ -28,14 +28,31 @@ class FrozenConfig(BaseModel):
 
     `LATER` names settings that came later, each with the value at which it is not written: older runs and stored
     results keep their text and keys. A class that changes such a default must write it.
+
+    `FIXED` names settings that only act in training, or decide the shape of what is trained, and `TRAINING_ONLY` says
+    so of a whole table: a finished run refuses to change them (`fixed_by_training`).
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
     LATER: ClassVar[Mapping[str, Any]] = {}
+    FIXED: ClassVar[frozenset[str]] = frozenset()
+    TRAINING_ONLY: ClassVar[bool] = False
 
     @model_serializer(mode="wrap")
     def _as_before(self, serialise: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {k: v for k, v in serialise(self).items() if k not in self.LATER or v != self.LATER[k]}
+
+
+def fixed_by_training(kind: type[BaseModel], settings: Mapping[str, Any]) -> list[str]:
+    """Those of `settings` that a finished run cannot change, as `table.key`; unknown ones are not judged."""
+    found = []
+    for key, value in settings.items():
+        inner = kind.model_fields[key].annotation if key in kind.model_fields else None
+        if key in getattr(kind, "FIXED", ()) or getattr(inner, "TRAINING_ONLY", False):
+            found.append(key)
+        elif isinstance(inner, type) and issubclass(inner, BaseModel) and isinstance(value, Mapping):
+            found += [f"{key}.{name}" for name in fixed_by_training(inner, value)]
+    return found
 
 
 @dataclass(frozen=True)
@@ -130,6 +147,8 @@ class Samples(Protocol):
 class LoraConfig(FrozenConfig):
     """LoRA on the image encoder (spd.md 2.1); without `targets` the layers are the backbone's own choice."""
 
+    TRAINING_ONLY: ClassVar[bool] = True
+
     rank: int = Field(default=8, ge=1)
     alpha: int = Field(default=16, ge=1)
     dropout: float = Field(default=0.1, ge=0, lt=1)
@@ -147,6 +166,8 @@ class StageSettings(FrozenConfig):
     warm-up ends in the same epoch or as the next begins, so after fewer steps. SGD has Nesterov momentum 0.99 as in
     nnU-Net unless `momentum` says otherwise.
     """
+
+    TRAINING_ONLY: ClassVar[bool] = True
 
     LATER: ClassVar[Mapping[str, Any]] = {"select_by": "loss"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ _ROWS = 8  # slices per forward pass; fixed, so that results do not depend on wh
 
 class DenseConfig(FrozenConfig):
     """Weights of cross-entropy and Dice, augmentation, and the one stage of training."""
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("ce_weight", "dice_weight"))
 
     ce_weight: float = Field(default=0.5, ge=0)
     dice_weight: float = Field(default=0.5, ge=0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -77,6 +77,11 @@ class DetectorConfig(MosaicConfig):
         ema: decay of averaged weights.
         confidence, overlap: least score, and most IoU of two boxes that are both kept.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(MosaicConfig.model_fields) | frozenset(
+        ("size", "teacher", "distill", "region", "temperature", "kd_temperature", "gamma", "main_gain", "vlr_gain")
+        + ("kd_gain", "box", "cls", "dfl", "top_k", "alpha", "beta", "ema")
+    )
 
     size: Size = "n"
     teacher: Literal["", "n", "s", "m", "l", "x"] = ""

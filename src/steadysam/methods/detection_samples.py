@@ -29,7 +29,8 @@ class DetectionSamples:
         strict: refuse a target that shows no object.
 
     Raises:
-        InputError: `DETECT_NO_OBJECT` if there is a target but all its components are too small to be objects.
+        InputError: `DETECT_NO_OBJECT` if there is a target but all its components are too small to be objects, or gone
+            at the detector's size.
     """
 
     def __init__(
@@ -77,13 +78,14 @@ class DetectionSamples:
         size, least = self.config.image_size, self.config.min_area
         if self.shows_objects():
             return
-        if largest := max((int(self._mask(index).sum()) for index in range(len(self))), default=0):
+        largest = max((int(self._mask(index).sum()) for index in range(len(self))), default=0)
+        if largest or any(case.masks.any() for case in self.cases):
             raise InputError(
                 "DETECT_NO_OBJECT",
                 "every component of the target is too small to be an object",
                 seen=f"at most {largest} pixels of target on a slice of {size} x {size}",
                 expected=f"components of min_area = {least:g} pixels or more",
-                fix="lower detector.min_area, or raise detector.image_size",
+                fix="lower method.detector.min_area, or raise method.detector.image_size",
             )
 
     def _read(self, index: int) -> tuple[Tensor, NDArray[np.bool_]]:

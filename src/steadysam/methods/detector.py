@@ -7,7 +7,7 @@ that runs can start from one another.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,8 @@ class Config(FrozenConfig):
     Args:
         generator: whose boxes are asked for; with `teacher` there is no student.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("generator",))
 
     detector: DetectorConfig = DetectorConfig()
     generator: Literal["student", "teacher"] = "student"

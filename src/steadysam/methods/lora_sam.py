@@ -9,7 +9,7 @@ added to its embedding, which is where SAM's decoder adds it too.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -40,6 +40,8 @@ class Tuning(StageSettings):
 
 class Config(FrozenConfig):
     """The rank of the adapters, which are not scaled, and the weights of the two losses."""
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("rank", "dice_weight", "bce_weight"))
 
     rank: int = Field(default=4, ge=1)
     dice_weight: float = Field(default=0.8, ge=0)

@@ -9,7 +9,7 @@ adapter is left out.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import torch
 from pydantic import Field
@@ -47,6 +47,8 @@ class Config(FrozenConfig):
     and plain cross-entropy, theirs in 3-D. The authors' adapters start at random; with `zero_init` the untrained
     network is the backbone.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("order", "zero_init", "loss", "positive_weight", "redraw"))
 
     order: Order = "sam"
     zero_init: bool = False

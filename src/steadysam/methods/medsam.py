@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -51,6 +51,8 @@ class Config(FrozenConfig):
         jitter_px: in training each side of a box is moved outwards by 0 to this, in pixels of a 1024 px image.
         positives_only: train and validate on slices that hold the object only, as MedSAM's own preprocessing leaves.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("jitter_px", "positives_only", "redraw"))
 
     lane: Literal["box", "box_tuned", "points_tuned"] = "box"
     margin_px: float = Field(default=20.0, ge=0)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 import numpy as np
 import torch
@@ -80,6 +80,8 @@ class Config(FrozenConfig):
             than half its shorter side.
         margin_px: smallest side of a box of points, in the same pixels.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("adapt", "zero_init", "jitter_px", "redraw"))
 
     prompts: Literal["none", "box", "points"] = "points"
     adapt: Adaptation = "adapters"

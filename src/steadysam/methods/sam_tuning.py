@@ -8,7 +8,7 @@ unfiltered (`prompts = "neighbours"`).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, cast
+from typing import ClassVar, Literal, cast
 
 from pydantic import Field
 from torch import Tensor, nn
@@ -39,6 +39,8 @@ class Config(FrozenConfig):
     With `train = "decoder"` the encoder stays as it came, whatever `adapt` says. With `prompts = "neighbours"` a slice
     has the points of n slices on each side besides its own, in training and at test.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("adapt", "train", "redraw", "dice_weight", "focal_weight"))
 
     adapt: Literal["lora", "full"] = "lora"
     lora: LoraConfig = LoraConfig()

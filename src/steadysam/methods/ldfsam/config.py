@@ -50,6 +50,10 @@ class Config(FrozenConfig):
         adapt: what of the image encoder is trained: `lora`, `full`, or the `adapters` that it has (SAM-Med2D).
     """
 
+    FIXED: ClassVar[frozenset[str]] = frozenset(
+        ("generator", "mode", "tokens", "channels", "alpha", "tune_detector", "detector_rate", "box_jitter", "adapt")
+    )
+
     detector: DetectorConfig = DetectorConfig()
     generator: Generator = "student"
     mode: Mode = "SD"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field
 
@@ -31,6 +31,21 @@ class Config(FrozenConfig):
     LDFSAM) or `both` (consensus and features). `features` says how these are made. `output = saliency` returns the
     stage-1 head's map.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(
+        (
+            "adapt",
+            "redraw",
+            "psc",
+            "psc_weight",
+            "psc_squared",
+            "psc_skip_empty",
+            "dice_weight",
+            "focal_weight",
+            "focal_gamma",
+            "dice_eps",
+        )
+    )
 
     adapt: Literal["lora", "full"] = "lora"
     lora: LoraConfig = LoraConfig()

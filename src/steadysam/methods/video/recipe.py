@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from pydantic import Field
@@ -48,6 +48,8 @@ class VideoConfig(FrozenConfig):
         train_encoder: tune the image encoder, too.
         redraw: draw simulated points anew at each visit.
     """
+
+    FIXED: ClassVar[frozenset[str]] = frozenset(("train_encoder", "redraw"))
 
     weights: str = "sam2-test"
     size: int = Field(default=0, ge=0)
