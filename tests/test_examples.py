@@ -36,6 +36,13 @@ def test_detector(measured, toy_dataset):
     assert own == {**student, "detector": {**student["detector"], **unused}}
 
 
+def test_spd_with_features(tmp_path, toy_dataset):
+    suite = read_suite(ROOT / "benchmarks" / "suites" / "spd_features.toml")
+    measured = Group(suite, "LV", 0, Folders(tmp_path, tmp_path, tmp_path)).config("both")
+    own = example("spd_features_cpu", toy_dataset)
+    assert (own.method, own.preprocess) == (measured.method, measured.preprocess)
+
+
 def test_drawn_pictures(measured, toy_dataset):
     assert example("drawn_cpu", toy_dataset).method == measured("drawn").method
     assert measured("drawn").data.dataset.endswith("pictures-800-192-s0"), "what `steadysam draw` draws by itself"

@@ -94,3 +94,7 @@ def test_settings_without_features_are_those_of_before():
     assert Config().features is None
     assert Config().detail_size == 0
     assert Config(prompts="both").detail_size == 640
+
+
+def test_distilled_is_another_word_for_the_consensus():
+    assert Config(prompts="distilled") == Config(prompts="consensus")  # pyright: ignore[reportArgumentType]

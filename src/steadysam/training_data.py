@@ -77,12 +77,10 @@ def load_training_data(
         if mask.array.any():
             marked.add(case.name)
         folder = prompt_files(config, dataset, case.part)
-        if not prompted:
-            prompts[case.name] = Prompts()
-        elif folder:
+        if prompted and folder:
             prompts[case.name] = read_case_prompts(folder, case, volume)
         else:
-            prompts[case.name] = simulate(config, case.name, mask)
+            prompts[case.name] = simulate(config, case.name, mask) if prompted else Prompts()
         redraw = partial(_redraw, config, mask) if prompted and not folder else None
         cases[case.name] = make_case(config, case.name, volume, mask, prompts[case.name], redraw, spill)
         hashes[case.name] = content_key(volume.sha256, np.packbits(mask.array))

@@ -84,10 +84,12 @@ def segment_click(
     """
     from steadysam.clicks import segment_clicks
     from steadysam.data.volumes import read_label_map, read_volume
+    from steadysam.outputs import refuse_output
     from steadysam.prompts.files import read_prompts
     from steadysam.runs import zero_shot_run
     from steadysam.types import Mask
 
+    refuse_output(output, ())
     volume = read_volume(image, slice_axis=slice_axis)
     given = read_prompts(prompts, volume.grid) if prompts else None
     asked = _prompts(volume.grid, point, negative, box, given)

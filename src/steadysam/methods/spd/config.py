@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from steadysam.augment import AugmentConfig
 from steadysam.methods.contract import FrozenConfig, LoraConfig, StageSettings
@@ -28,23 +28,13 @@ class Config(FrozenConfig):
 
     `prompts` chooses what the decoder is given: `consensus` (CPD; `n = 0` is "local only"), `raw` (no filter),
     `neighbours` (own and neighbours' points, unfiltered), `feature` (a detector's features and no point, as in
-    LDFSAM) or `both` (consensus and features). `features` says how these are made. `output = saliency` returns the
-    stage-1 head's map.
+    LDFSAM) or `both` (consensus and features); `distilled` is another word for `consensus`. `features` says how they
+    are made. `output = saliency` returns the stage-1 head's map.
     """
 
     FIXED: ClassVar[frozenset[str]] = frozenset(
-        (
-            "adapt",
-            "redraw",
-            "psc",
-            "psc_weight",
-            "psc_squared",
-            "psc_skip_empty",
-            "dice_weight",
-            "focal_weight",
-            "focal_gamma",
-            "dice_eps",
-        )
+        ("adapt", "features", "redraw", "psc", "psc_weight", "psc_squared", "psc_skip_empty")
+        + ("dice_weight", "focal_weight", "focal_gamma", "dice_eps")
     )
 
     adapt: Literal["lora", "full"] = "lora"
@@ -72,6 +62,11 @@ class Config(FrozenConfig):
     augment: AugmentConfig = AugmentConfig()
     stage1: StageSettings = StageSettings()
     stage2: StageSettings = StageSettings()
+
+    @field_validator("prompts", mode="before")
+    @classmethod
+    def _by_its_other_name(cls, value: object) -> object:
+        return "consensus" if value == "distilled" else value
 
     @property
     def unprompted(self) -> bool:
