@@ -138,6 +138,14 @@ def rates(folder: Path, stage: str = "student") -> list[float]:
     return [float(row.split(",")[1]) for row in rows]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def steps_stay():
+    """Those of the last epoch are looked at."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "drop_steps", lambda folder: None)
+        yield
+
+
 @pytest.fixture(scope="module", params=["linear"])
 def finished(request, method, toy_dataset, tmp_path_factory):
     """A whole run; look at it, do not write to it."""

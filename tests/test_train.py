@@ -124,8 +124,14 @@ def test_kill_9_and_continue_from_the_command_line(finished, tmp_path):
     assert not list((tmp_path / "run").rglob(".tmp-*"))
 
 
-def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path):
+def test_a_finished_run_keeps_the_end_of_its_stages_only(finished):
+    names = {path.name for path in (finished[1] / "checkpoints").iterdir()}
+    assert names == {f"{stage}.{end}" for stage in ("saliency", "decoder") for end in ("json", "safetensors")}
+
+
+def test_a_damaged_checkpoint_is_passed_over(finished, tmp_path, monkeypatch):
     values, _ = finished
+    monkeypatch.setattr(training, "drop_steps", lambda folder: None)
     train(make_config(values), tmp_path / "run")
     (step,) = (tmp_path / "run" / "checkpoints").glob("decoder-*/")
     content = bytearray((step / "trained.safetensors").read_bytes())

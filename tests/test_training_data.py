@@ -179,3 +179,9 @@ def test_a_target_that_is_lost_when_slices_are_fitted(toy_dataset, toy_values, t
     values = {**toy_values, "data": {**toy_values["data"], "dataset": str(folder)}, "preprocess": {"size": 16}}
     with pytest.raises(InputError, match=r"LABEL_EMPTY.*fitted to 16 x 16[\s\S]*raise preprocess.size"):
         load_training_data(make_config(values), None)
+
+
+def test_a_setting_of_another_method_is_said_to_be_one(toy_values):
+    values = {**toy_values, "method": {"name": "detector", "masks": {"epochs": 1}}}
+    with pytest.raises(ConfigError, match=r"no setting 'method.masks'[\s\S]*it is a setting of ldfsam"):
+        make_config(values)

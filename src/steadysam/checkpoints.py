@@ -106,6 +106,12 @@ def newest_step(folder: Path, stage: str) -> Progress | None:
     return None
 
 
+def drop_steps(folder: Path) -> None:
+    """Remove the steps of all stages, which a finished run does not go on from."""
+    for path in folder.glob("*-*/manifest.json"):
+        remove_folder(path.parent)
+
+
 def optimizer_tensors(optimizer: torch.optim.Optimizer, names: list[str]) -> dict[str, Tensor]:
     """The optimiser's state as named tensors `parameter/key`; `names` are in the order of its parameters."""
     state = optimizer.state_dict()["state"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +37,8 @@ def start_from(
 
     Raises:
         ConfigError: `CONFIG_VALUE` for a `skip` of unknown stages, or without a run. CheckpointError: `RUN_MISSING`,
-            `RUN_UNFINISHED`, `START_STAGES` if no stage that is trained here was trained in `begin`, `CKPT_SHAPE`.
-            InputError: `DATA_LEAK_START`.
+            `RUN_UNFINISHED`, `START_STAGES` if no stage that is trained here was trained in `begin`, or one of `skip`
+            not in `run`, `START_SIZE`, `CKPT_SHAPE`. InputError: `DATA_LEAK_START`.
     """
     start, known = config.start, [stage.name for stage in stages]
     if unknown := set(start.skip) - set(known):
@@ -63,6 +63,7 @@ def start_from(
     if start.begin is not None:
         other = Path(start.begin)
         found = _first_weights(other, [name for name in known if name not in start.skip])
+        _refuse_other_sizes(config, other, {path.stem for path in found})
         logger.info("stages that begin with those of %s: %s", other, ", ".join(path.stem for path in reversed(found)))
         paths += found
         _warn_of_differences(config, other, _FITS_ALL_THE_SAME[-1:])  # other data are what it is for
@@ -125,6 +126,27 @@ def _first_weights(other: Path, trained: Sequence[str]) -> list[Path]:
             fix="begin with a run of this method, or of one that shares a stage with it",
         )
     return found
+
+
+def _refuse_other_sizes(config: RunConfig, other: Path, stages: Collection[str]) -> None:
+    """A detector begins with one of its own size; shapes would tell, but not in these words."""
+    theirs = read_config(other / "config.toml")
+    for key, stage in (("teacher", "teacher"), ("size", "student")):
+        a, b = (_detector(method).get(key) for method in (config.method, theirs.get("method", {})))
+        if stage in stages and a and b and a != b:
+            raise CheckpointError(
+                "START_SIZE",
+                f"the {stage} there is a detector of another size",
+                file=other,
+                seen=f"{key} = {b!r}",
+                expected=f"{key} = {a!r}, as here",
+                fix=f"begin with a run of that size, or set the detector's {key} to {b!r}",
+            )
+
+
+def _detector(method: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The table of the detector, which SPD has among its features."""
+    return _at(method, ("detector",)) or _at(method, ("features", "detector")) or {}
 
 
 def _refuse_missing_stages(other: Path, files: Sequence[Path]) -> None:

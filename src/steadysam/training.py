@@ -19,7 +19,7 @@ from torch import nn
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.backbones.table import Architecture, ConvArchitecture
 from steadysam.cachefolder import cache_folder
-from steadysam.checkpoints import load_into, save_tensors
+from steadysam.checkpoints import drop_steps, load_into, save_tensors
 from steadysam.config import ComputeConfig, RunConfig, to_toml
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import ConfigError, FileSystemError, SteadyError
@@ -79,6 +79,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: 
             raise
         if accelerator.is_main_process:
             _finish(folder, record, model)
+            drop_steps(folder / "checkpoints")
         accelerator.wait_for_everyone()
     return folder
 

@@ -159,6 +159,7 @@ def _by_patient(cases: Sequence[Case], shares: Sequence[float], seed: int) -> tu
             "fewer patients than parts",
             seen=f"{len(patients)} patients",
             expected=f"{wanted} or more",
+            fix="add labelled cases; or one part less (data.fractions), or a test set of its own (imagesTs, labelsTs)",
         )
     order = np.random.default_rng(seed).permutation(len(patients))
     counts = _counts(len(patients), shares)
