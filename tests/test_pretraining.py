@@ -155,7 +155,7 @@ def test_an_existing_folder_and_another_configuration_are_refused(whole: Path):
     with pytest.raises(ConfigError) as error:
         pretrain(config_of(optim={"rate": 2e-3}), whole, resume=True)
     assert error.value.code == "RESUME_CONFIG_DIFF"
-    assert "rate = 0.002" in str(error.value)
+    assert "optim.rate: 0.001 in the run, 0.002 here" in str(error.value)
     assert sha256_file(whole / "model.safetensors") == before
 
 
