@@ -150,3 +150,11 @@ def test_boxes_are_not_written_over_a_run_or_labels(run, toy_dataset, tmp_path):
     labels = toy_dataset / "labelsTs"
     assert steadysam(*detect(run, toy_dataset / "imagesTs", labels), "--labels", labels, "-d", "cpu") == 8
     assert not (labels / "run.json").exists()
+
+
+def test_boxes_are_no_masks_to_evaluate(run, toy_dataset, tmp_path, capsys):
+    assert steadysam(*detect(run, toy_dataset / "imagesTs", tmp_path / "out"), "-d", "cpu", "--threads", 1) == 0
+    capsys.readouterr()
+    assert steadysam("evaluate", tmp_path / "out", toy_dataset / "labelsTs", "-o", tmp_path / "report") == 4
+    assert "EVAL_BOXES" in capsys.readouterr().err
+    assert not (tmp_path / "report").exists()

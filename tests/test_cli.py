@@ -309,3 +309,16 @@ def test_labels_that_are_not_there(tmp_path, capsys):
     (tmp_path / "out").mkdir()
     assert steadysam("evaluate", tmp_path / "out", tmp_path / "nope", "-o", tmp_path / "report") == 4
     assert "FILE_MISSING" in capsys.readouterr().err
+
+
+def test_images_of_other_cases_are_said_to_give_no_pictures(work, toy_dataset, tmp_path, caplog):
+    words = ["evaluate", work / "out", toy_dataset / "labelsTs", "--images", toy_dataset / "imagesTr"]
+    assert steadysam(*words, "-o", tmp_path / "report") == 0
+    assert "has no image of these cases: no pictures are drawn" in caplog.text
+
+
+@pytest.mark.parametrize("command", ["predict", "detect"])
+def test_an_axis_that_no_volume_has(work, toy_dataset, tmp_path, command):
+    words = [command, "-i", toy_dataset / "imagesTs", "-m", work / "run", "-o", tmp_path / "out"]
+    assert steadysam(*words, "--slice-axis", 5) == 2
+    assert not (tmp_path / "out").exists()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import pytest
 from steadysam.data.cases import Dataset, check_pair, check_values, image_cases, read_dataset, resolve_label
 from steadysam.data.slices import fit_masks, prepare_stack, unfit_masks
 from steadysam.data.volumes import read_grid, read_label_map, read_volume, select_label
-from steadysam.errors import SteadyError
+from steadysam.errors import InputError, SteadyError
 from steadysam.files import read_json, write_json
 from steadysam.types import Grid, Preprocess
 
@@ -273,3 +274,11 @@ def test_real_data_sets(real_data: Path) -> None:
         fitted = fit_masks(mask, volume.grid, stack.frame)
         assert np.array_equal(unfit_masks(fitted, volume.grid, stack.frame), mask)
         assert stack.images[fitted.any(axis=(1, 2))].std() > 0.05
+
+
+def test_images_without_their_channel_number_are_said_to_lack_it(toy_dataset, tmp_path):
+    folder = Path(shutil.copytree(toy_dataset, tmp_path / "Dataset003_Bare"))
+    for path in (folder / "imagesTr").iterdir():
+        path.rename(path.with_name(path.name.replace("_0000", "")))
+    with pytest.raises(InputError, match=r"DATA_PAIRS.*5 images lack the channel number in their names \(NAME_0000"):
+        read_dataset(folder)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -30,7 +30,7 @@ def detect(
     overlap: float | None = None,
     per_slice: int = 0,
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
-    slice_axis: int | None = None,
+    slice_axis: Literal[0, 1, 2] | None = None,
     channel: int = 0,
     threads: int = 0,
 ) -> None:

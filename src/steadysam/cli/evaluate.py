@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from steadysam.errors import UsageError
+from steadysam.errors import InputError, UsageError
 
 
 def evaluate(
@@ -22,7 +22,7 @@ def evaluate(
     size: int = 512,
     compare: Annotated[tuple[Path, ...], Parameter(name="--compare", negative="")] = (),
     seed: int = 0,
-    slice_axis: int | None = None,
+    slice_axis: Literal[0, 1, 2] | None = None,
     pictures: int = 12,
     allow_missing: Annotated[bool, Parameter(negative="")] = False,
 ) -> None:
@@ -78,6 +78,13 @@ def evaluate(
         )
     given = Given(predictions, labels, images, patients, size, compare, seed, pictures)
     record, data = read_record(predictions), data_set_of(labels, dataset)
+    if record.get("prompt_sources") == ["detector"] and "detector" in record:
+        raise InputError(
+            "EVAL_BOXES",
+            "this folder holds boxes, not masks",
+            file=predictions,
+            fix="score boxes by `steadysam detect … --labels`, or masks made from them by `steadysam predict`",
+        )
     if label != EACH:
         problems = [evaluate_target(given, target_of(record, data, label, slice_axis), output)[1]]
     else:

@@ -30,7 +30,7 @@ def predict(
     method: str = "zero_shot",
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
     outside: Literal["error", "drop", "clip"] = "error",
-    slice_axis: int | None = None,
+    slice_axis: Literal[0, 1, 2] | None = None,
     channel: int = 0,
     part: Literal["train", "val", "test"] | None = None,
     threshold: float = 0.5,
@@ -206,6 +206,9 @@ def _segment_each(runs: Sequence[LabelRun], call: _Call, output: Path) -> None:
 
     refuse_output(output, (call.input_, call.prompts, call.coarse))
     given = {run: [given_to(run, getattr(call, what), what) for what in ("prompts", "coarse")] for run in runs}
+    for number, what in enumerate(("prompts", "coarse")):
+        if (folder := getattr(call, what)) is not None and not any(found[number] for found in given.values()):
+            log.warning("none of these runs looks at --%s: %s is not used", what, folder)
 
     def predict_label(run: LabelRun) -> None:
         prompts, coarse = given[run]

@@ -219,6 +219,8 @@ def _pictures(evaluation: Evaluation, given: Given, target: Target) -> list[Pict
     axes = slice_axes(evaluation.record) if target.slice_axis is None else {}
     maps = target.label_maps or holds_label_maps(predictions)
     chosen = [case for case in worst_first(evaluation.cases) if case.name in files][: given.pictures]
+    if not chosen and given.pictures:
+        log.warning("%s has no image of these cases: no pictures are drawn", images)
     drawn = []
     for name in progress("drawing")([case.name for case in chosen]):
         case = next(case for case in chosen if case.name == name)

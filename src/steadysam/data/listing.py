@@ -131,9 +131,17 @@ def _inside(folder: Path, name: str) -> Path:
     return path
 
 
+def _without_channel(images: Path, names: list[str]) -> int:
+    """How many of these cases have an image that is called like the case, as if it were a label."""
+    there = {case_stem(path) for path in images.iterdir()} if images.is_dir() else set()
+    return len(there.intersection(names))
+
+
 def _refuse_unpaired(folder: Path, part: Part, unlabelled: list[str], imageless: list[str], expected: str) -> None:
     if unlabelled or imageless:
         what = f"{part}: {len(unlabelled)} images without label, {len(imageless)} labels without image"
+        if not unlabelled and (bare := _without_channel(folder / f"images{part}", imageless)):
+            what += f"; {bare} images lack the channel number in their names (NAME_0000.ending)"
         there = ", ".join(f"{kind}{part} has {_endings(folder / f'{kind}{part}')}" for kind in ("images", "labels"))
         raise _pairs_error(
             folder,
