@@ -11,8 +11,8 @@ from conftest import make_affine
 from steadysam.cli import app
 from steadysam.combining import Structure, combine_folders, combine_masks
 from steadysam.data.volumes import read_label_map, write_mask, write_probability, write_volume
-from steadysam.errors import BatchError, InputError, UsageError
-from steadysam.files import read_json, write_json
+from steadysam.errors import BatchError, FileSystemError, InputError, UsageError
+from steadysam.files import read_json, write_json, write_text
 from steadysam.types import Grid, Mask
 from toys import steadysam
 
@@ -127,6 +127,15 @@ def test_the_output_is_none_of_the_inputs(tmp_path):
     with pytest.raises(InputError, match="COMBINE_OUTPUT"):
         combine_folders([a, b], a.folder)
     assert {path.name: path.read_bytes() for path in a.folder.iterdir()} == before
+
+
+def test_a_run_is_not_overwritten(tmp_path):
+    a, b = folders(tmp_path)
+    for name in ("config.toml", "run.json"):
+        write_text(tmp_path / "run" / name, "")
+    with pytest.raises(FileSystemError, match="OUTPUT_RUN"):
+        combine_folders([a, b], tmp_path / "run")
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.toml", "run.json"]
 
 
 def test_numbers_must_differ(tmp_path):

@@ -396,6 +396,10 @@ def test_a_run_that_fails_before_its_first_step_leaves_nothing(toy_dataset, tmp_
     with pytest.raises(InputError, match="DETECT_NO_OBJECT[\\s\\S]*method.detector.min_area"):
         train(make_config(content), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+    write_text(tmp_path / "run" / "logs" / "mine.txt", "not of this run")
+    with pytest.raises(InputError, match="DETECT_NO_OBJECT"):
+        train(make_config(content), tmp_path / "run")
+    assert [path.name for path in (tmp_path / "run").rglob("*")] == ["logs", "mine.txt"]
     train(make_config(values(toy_dataset, 1)), tmp_path / "run")
 
 

@@ -16,6 +16,7 @@ from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, mask_files, read_re
 from steadysam.files import sha256_file, sweep_temporaries, write_json
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.locks import alone_in
+from steadysam.outputs import refuse_output
 from steadysam.provenance import (
     attempted_cases,
     mask_hashes,
@@ -71,12 +72,13 @@ def combine_folders(
             probability, from the folder `probabilities` beside the masks.
 
     Raises:
-        InputError: `COMBINE_VALUES`, `COMBINE_OUTPUT`, `COMBINE_OTHER_LABEL` if a folder's `run.json` says that its
-            masks are of another label, those of `mask_files`. LockedError: `FS_LOCKED`. BatchError: `COMBINE_FAILED`,
-            after all other cases, if a case lacks a mask or a probability, a mask holds several numbers, a probability
-            is of another call than its mask, or they lie on different grids.
+        FileSystemError: `OUTPUT_RUN`. InputError: `COMBINE_VALUES`, `COMBINE_OUTPUT`, `COMBINE_OTHER_LABEL` if a
+            folder's `run.json` says that its masks are of another label, those of `mask_files`. LockedError:
+            `FS_LOCKED`. BatchError: `COMBINE_FAILED`, after all other cases, if a case lacks a mask or a probability, a
+            mask holds several numbers, a probability is of another call than its mask, or they lie on different grids.
     """
     _check(structures, output)
+    refuse_output(output, ())
     with alone_in(output):
         return write_label_maps(structures, output, track, disputed=disputed)
 

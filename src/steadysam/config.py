@@ -265,8 +265,9 @@ def validated(kind: type[Checked], values: Mapping[str, Any], prefix: str = "") 
         known = _keys_at(kind, first["loc"][:-1])
         near = difflib.get_close_matches(str(first["loc"][-1]), known, n=1)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(known)}"
-        others = [name for name, method in METHODS.items() if str(first["loc"][0]) in method.Config.model_fields]
-        if prefix == "method." and len(first["loc"]) == 1 and others:
+        if prefix == "method." and (
+            others := [n for n, m in METHODS.items() if place.removeprefix(prefix) in m.Config.model_fields]
+        ):
             hint += f"; it is a setting of {', '.join(others)}: choose the method by --method or method.name"
         raise ConfigError("CONFIG_UNKNOWN_KEY", f"there is no setting {place!r}", fix=hint)
     if first["type"] == "missing":

@@ -6,7 +6,6 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,7 @@ from steadysam.data.slices import channels_of, unfit_values
 from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask, write_probability
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, listed, mask_files, read_record
+from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, listed, mask_files
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.jobs import Job
@@ -25,7 +24,6 @@ from steadysam.methods.contract import traits_of
 from steadysam.outputs import refuse_output
 from steadysam.prompts.files import read_prompts
 from steadysam.prompts.sets import SET_FILE, read_set, set_hash
-from steadysam.provenance import mask_hashes
 from steadysam.runs import Run, versions
 from steadysam.segmenting import segment
 from steadysam.types import Mask, Prompts, Volume
@@ -146,13 +144,11 @@ def report_failures(output: Path, failures: Sequence[Mapping[str, Any]], jobs: i
 
 
 def _earlier(output: Path) -> Collection[str]:
-    """The cases whose masks lie here, with a record or from a call that did not end; what lies here may be anything."""
-    found: set[str] = set()
-    with suppress(SteadyError):
-        found |= set(mask_hashes(read_record(output)))
-    with suppress(SteadyError):
-        found |= set(mask_files(output)) if output.is_dir() else set()
-    return found
+    """The cases whose masks lie here, also those of a call that did not end; what lies here may be anything."""
+    try:
+        return mask_files(output)
+    except SteadyError:
+        return ()
 
 
 def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], trained: Collection[int] | None) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +36,8 @@ from steadysam.training_data import TrainingData, load_training_data
 
 logger = logging.getLogger(__name__)
 
+_PARTS = frozenset(("checkpoints", "logs", "prompts"))  # folders of a run
+
 
 def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: bool = False) -> Path:
     """Train `config.method` and write a run folder; returns the folder.
@@ -53,7 +55,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: 
     """
     folder = Path(folder)
     with computing(config.compute) as accelerator, main_alone(accelerator, folder, wait):
-        fresh, had_prompts = not (folder / "config.toml").exists(), (folder / "prompts").exists()
+        fresh, there = not (folder / "config.toml").exists(), {name for name in _PARTS if (folder / name).exists()}
         if accelerator.is_main_process:
             open_folder(to_toml(config.model_dump(mode="json")), folder, resume, {"method": config.method_name})
         accelerator.wait_for_everyone()
@@ -75,7 +77,7 @@ def train(config: RunConfig, folder: str | Path, *, resume: bool = False, wait: 
                     _run_stage(config, folder, model, stage, data, cache, accelerator)
         except SteadyError:
             if fresh and accelerator.is_main_process and not _begun(folder):
-                _discard(folder, keep_prompts=had_prompts)
+                _discard(folder, _PARTS - there)
             raise
         if accelerator.is_main_process:
             _finish(folder, record, model)
@@ -139,7 +141,7 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
             seen="; ".join(_differences(path.read_text("utf-8"), text)),
             fix="use the same settings, or choose another -o",
         )
-    for part in (folder, folder / "checkpoints", folder / "logs", folder / "prompts"):
+    for part in (folder, *(folder / name for name in _PARTS)):
         sweep_temporaries(part)
     if not (folder / "run.json").exists():
         write_json(folder / "run.json", {"format": FORMAT, "status": "training", **record})
@@ -151,11 +153,15 @@ def _begun(folder: Path) -> bool:
     return any(folder.glob("logs/*-metrics.csv")) or any(folder.glob("checkpoints/*"))
 
 
-def _discard(folder: Path, keep_prompts: bool) -> None:
-    """Take back what was written before the first step: bad input must not be in the way of the next attempt."""
+def _discard(folder: Path, parts: Iterable[str]) -> None:
+    """Take back what was written before the first step: bad input must not be in the way of the next attempt.
+
+    Args:
+        parts: folders that were not there before.
+    """
     for name in ("run.json", "config.toml"):
         (folder / name).unlink(missing_ok=True)
-    for name in ("logs", "checkpoints", *(() if keep_prompts else ("prompts",))):
+    for name in parts:
         remove_folder(folder / name)
 
 

@@ -78,7 +78,7 @@ def evaluate(
         )
     given = Given(predictions, labels, images, patients, size, compare, seed, pictures)
     record, data = read_record(predictions), data_set_of(labels, dataset)
-    if record.get("prompt_sources") == ["detector"] and "detector" in record:
+    if "detector" in record:
         raise InputError(
             "EVAL_BOXES",
             "this folder holds boxes, not masks",

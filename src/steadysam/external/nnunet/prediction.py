@@ -18,6 +18,7 @@ from steadysam.external.processes import Finished, run_logged
 from steadysam.files import remove_folder, sha256_file, sweep_temporaries, write_json
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.locks import alone_in
+from steadysam.outputs import refuse_output
 from steadysam.types import Mask, Volume
 
 
@@ -46,6 +47,7 @@ def predict(
 
     Raises:
         CheckpointError: `RUN_MISSING`, `RUN_VERSION`, `RUN_UNFINISHED`.
+        FileSystemError: those of `refuse_output`.
         LockedError: `FS_LOCKED`, another process predicts into the same folder.
         InputError: `NNUNET_MIXED` (images of another kind than in training), and those of reading.
         ExternalError, ResourceError: as in training, and `NNUNET_NO_MASK`.
@@ -53,6 +55,7 @@ def predict(
     run, output = Path(run).resolve(), Path(output).resolve()
     record, environment = read_run(run), find_environment()
     cases = image_cases(images, channel)
+    refuse_output(output, (run, *(path for _, path in cases)))
     asked = {"device": choose_device(environment, device), "workers": worker_count(workers), "mirroring": mirroring}
     with alone_in(output):
         sweep_temporaries(output)

@@ -188,15 +188,16 @@ def _grids(report: Draft, reference: str | None) -> None:
 
 
 def _detectors(report: Draft) -> None:
-    rows = detection.detection_rows(report.book)
-    if not rows:
+    rows, weights = detection.detection_rows(report.book), distillation.distillation_rows(report.book)
+    if not rows and not weights:
         return
-    report.csv("detectors", rows)
-    report.numbers["detectors"] = rows
+    if rows:
+        report.csv("detectors", rows)
+        report.numbers["detectors"] = rows
     found = {target: detection.detection_table(rows, target) for target in dict.fromkeys(r["target"] for r in rows)}
     parts = [part for target, table in found.items() for part in (f"## {target}\n", markdown_of(table))]
     blocks: list[Block] = [block for target, table in found.items() for block in (Text((target,)), table)]
-    if weights := distillation.distillation_rows(report.book):
+    if weights:
         report.csv("distillation", weights)
         report.numbers["distillation"] = weights
         table = distillation.distillation_table(weights)
