@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import cast
 
@@ -110,6 +111,19 @@ def test_options_beat_the_run():
         detector_of(run, DetectOptions(confidence=1.5))
     with pytest.raises(ConfigError, match="overlap is a share.*more than 0"):
         detector_of(run, DetectOptions(overlap=0.0))
+
+
+def test_the_detector_of_an_spd_run_whose_features_prompt():
+    run, volume = run_of(), make_volume(GRIDS["oblique"])
+    method = {"name": "spd", "prompts": "both", "features": {"detector": {"image_size": 64}}}
+    data = {"dataset": "", "label": "all"}
+    config = make_config({"data": data, "preprocess": {"size": 48, "fit": "stretch"}, "method": method})
+    both = replace(run, config=config, settings=config.method_config())
+    for one, other in zip(detect_volume(run, volume).boxes, detect_volume(both, volume).boxes, strict=True):
+        assert np.array_equal(one, other)
+    points = make_config({"data": data, "method": {"name": "spd"}})
+    with pytest.raises(ConfigError, match="DETECTOR_MISSING.*method spd"):
+        detector_of(replace(run, config=points, settings=points.method_config()))
 
 
 def test_a_run_without_a_detector():

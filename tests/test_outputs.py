@@ -37,12 +37,25 @@ def test_a_folder_with_a_run_is_refused(tmp_path, names):
         refuse_output(tmp_path, ())
 
 
+def test_a_run_of_nnunet_is_spared_by_all(toy_values, tmp_path):
+    write_json(tmp_path / "nn" / "run.json", {"format": 1, "status": "exported", "commands": []})
+    before = sha256_file(tmp_path / "nn" / "run.json")
+    with pytest.raises(FileSystemError, match="OUTPUT_RUN.*[\\s\\S]*nnunet train"):
+        refuse_output(tmp_path / "nn", ())
+    for resume in (False, True):
+        with pytest.raises(FileSystemError, match="FS_EXISTS.*another command"):
+            train(make_config(toy_values), tmp_path / "nn", resume=resume)
+    assert [path.name for path in (tmp_path / "nn").iterdir() if path.suffix != ".lock"] == ["run.json"]
+    assert sha256_file(tmp_path / "nn" / "run.json") == before
+
+
 def test_other_folders_are_not(tmp_path):
     write_text(tmp_path / "out" / "run.json", "{}")  # results of an earlier call
+    write_text(tmp_path / "half" / "run.json", '{"status": ')
     write_text(tmp_path / "mine" / "config.toml", "")
     write_text(tmp_path / "images" / "a.nii.gz", "")
     inputs = (tmp_path / "images", tmp_path / "images" / "a.nii.gz", None)
-    for name in ("out", "mine", "new", "images/out"):
+    for name in ("out", "half", "mine", "new", "images/out"):
         refuse_output(tmp_path / name, inputs)
 
 

@@ -302,6 +302,14 @@ def test_a_run_is_not_overwritten_nor_resumed_with_other_settings(finished):
     assert "method.tau: 0.5 in the run, 0.3 here" in str(error.value)
 
 
+def test_a_run_goes_on_with_another_spelling_of_its_data_set(finished, tmp_path):
+    values, folder = finished
+    here = os.path.relpath(values["data"]["dataset"])
+    assert train(make_config(apply_settings(values, [f"data.dataset={here}"])), folder, resume=True) == folder
+    with pytest.raises(ConfigError, match=r"data\.dataset: .* in the run"):
+        train(make_config(apply_settings(values, [f"data.dataset={tmp_path}"])), folder, resume=True)
+
+
 def test_unknown_device():
     with pytest.raises(ResourceError, match="DEVICE_UNAVAILABLE"):
         choose_device("cuda:77")

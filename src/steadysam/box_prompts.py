@@ -68,14 +68,15 @@ def detector_of(run: Run, options: DetectOptions = DetectOptions()) -> tuple[Det
     Raises:
         ConfigError: `DETECTOR_MISSING`, the run has none; `CONFIG_VALUE`.
     """
-    config = getattr(run.settings, "detector", None)
+    prompted = getattr(run.settings, "feature_prompts", None)  # SPD with features
+    config = getattr(prompted or run.settings, "detector", None)
     found = getattr(run.model, "detector", None) or getattr(run.model, "teacher", None)
     if not isinstance(config, DetectorConfig) or not isinstance(found, Detector):
         raise ConfigError(
             "DETECTOR_MISSING",
             "this run has no detector",
             seen=f"method {run.config.method_name}",
-            expected="a run of detector or ldfsam",
+            expected="a run of detector or ldfsam, or of spd with feature prompts",
             fix="train one: steadysam train DATASET --method detector -o RUN",
         )
     if (generator := getattr(run.settings, "generator", "")) in ("random", "fresh"):

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from steadysam.errors import FileSystemError
+from steadysam.errors import FileSystemError, SteadyError
+from steadysam.files import read_json
 from steadysam.runs import RUNS_FILE
 
 _OF_A_RUN = (("weights.safetensors",), ("config.toml", "run.json"), (RUNS_FILE,))  # finished; begun; one per label
@@ -21,12 +22,12 @@ def refuse_output(output: Path, inputs: Iterable[Path | None]) -> None:
         FileSystemError: `OUTPUT_RUN`, a run is there, whose record would be replaced; `OUTPUT_INPUT`, it is a folder of
             inputs, and results are named like them.
     """
-    if held := next((names for names in _OF_A_RUN if all((output / name).is_file() for name in names)), None):
+    if held := _run_in(output):
         raise FileSystemError(
             "OUTPUT_RUN",
             "a run is in this folder, and results would replace its record",
             file=output,
-            seen=" and ".join(held),
+            seen=held,
             fix="choose another -o",
         )
     place = output.resolve()
@@ -39,3 +40,15 @@ def refuse_output(output: Path, inputs: Iterable[Path | None]) -> None:
                 seen=path,
                 fix="choose another -o",
             )
+
+
+def _run_in(folder: Path) -> str:
+    """The files that make this a run's folder, in words; empty where it is none."""
+    for names in _OF_A_RUN:
+        if all((folder / name).is_file() for name in names):
+            return " and ".join(names)
+    try:
+        record = read_json(folder / "run.json") if (folder / "run.json").is_file() else {}
+    except SteadyError:  # half of a record is nobody's
+        return ""
+    return "run.json of nnunet train" if isinstance(record, dict) and "status" in record else ""

@@ -125,7 +125,8 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
         FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`.
     """
     path = folder / "config.toml"
-    if not path.exists() and (folder / "run.json").exists() and "status" not in read_json(folder / "run.json"):
+    begun = read_json(folder / "run.json") if (folder / "run.json").exists() else None
+    if not path.exists() and begun is not None and begun.get("status") != "training":
         raise FileSystemError(
             "FS_EXISTS", "results of another command are in this folder", file=folder, fix="choose another -o"
         )
@@ -133,19 +134,20 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
         raise FileSystemError(
             "FS_EXISTS", "a run is in this folder already", file=folder, fix="add --continue, or choose another -o"
         )
-    if path.exists() and path.read_text("utf-8") != text:
+    if path.exists() and (differences := _differences(path.read_text("utf-8"), text)):
         raise ConfigError(
             "RESUME_CONFIG_DIFF",
             "the run was started with another configuration",
             file=path,
-            seen="; ".join(_differences(path.read_text("utf-8"), text)),
+            seen="; ".join(differences),
             fix="use the same settings, or choose another -o",
         )
     for part in (folder, *(folder / name for name in _PARTS)):
         sweep_temporaries(part)
-    if not (folder / "run.json").exists():
+    if begun is None:
         write_json(folder / "run.json", {"format": FORMAT, "status": "training", **record})
-    write_text(path, text)
+    if not path.exists():
+        write_text(path, text)
 
 
 def _begun(folder: Path) -> bool:
@@ -166,10 +168,16 @@ def _discard(folder: Path, parts: Iterable[str]) -> None:
 
 
 def _differences(old: str, new: str) -> list[str]:
-    """`section.key: A in the run, B here`, the first six."""
+    """`section.key: A in the run, B here`, the first six; two spellings of one path are the same."""
     before, after = (dict(_flat(tomllib.loads(text))) for text in (old, new))
-    keys = [key for key in {**before, **after} if before.get(key) != after.get(key)]
+    keys = [key for key in {**before, **after} if not _same(before.get(key), after.get(key))]
     return [f"{key}: {before.get(key, 'nothing')} in the run, {after.get(key, 'nothing')} here" for key in keys[:6]]
+
+
+def _same(one: Any, other: Any) -> bool:
+    if one != other and isinstance(one, str) and isinstance(other, str):
+        return os.path.exists(one) and os.path.exists(other) and os.path.samefile(one, other)
+    return one == other
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -55,7 +55,7 @@ def detect(
     input_
         Image file (NIfTI, NRRD, MHA, PNG, JPEG) or folder of them.
     model
-        Run folder of the method detector or ldfsam.
+        Run folder of the method detector or ldfsam, or of spd with feature prompts.
     output
         Folder to write.
     labels
