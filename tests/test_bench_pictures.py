@@ -309,13 +309,15 @@ def test_boxes_are_judged_in_the_pixels_of_the_model():
     boxes = true_boxes(truth, result.frame, 64, 16)
     assert [b.tolist() for b in boxes] == [[[8.0, 8.0, 16.0, 16.0]], []], "the second spot is smaller than 16 px"
     evidence = Evidence()
-    evidence.add_boxes(result, truth, METHODS["detector"].Config())
+    evidence.add_boxes("a", result, truth, METHODS["detector"].Config())
     assert evidence.to_dict()["detection"]["true"] == 2, "640 px have room for both"
     few = Evidence()
-    few.add_boxes(result, truth, METHODS["detector"].Config.model_validate({"detector": {"image_size": 64}}))
-    assert few.detection() == {"AP50": 1.0, "AP75": 1.0, "AP": 1.0, "found": 2, "true": 1, "least_score": 0.25}
+    few.add_boxes("a", result, truth, METHODS["detector"].Config.model_validate({"detector": {"image_size": 64}}))
+    matches = {"a": {"scores": [0.9, 0.3], "hits": [1023, 0], "true": 1}}
+    scores = {"AP50": 1.0, "AP75": 1.0, "AP": 1.0}
+    assert few.detection() == {**scores, "found": 2, "true": 1, "least_score": 0.25, "cases": matches}
     none = Evidence()
-    none.add_boxes(Result(truth, (), (), empty, None, frame, {}), truth, None)
+    none.add_boxes("a", Result(truth, (), (), empty, None, frame, {}), truth, None)
     assert "detection" not in none.to_dict()
 
 

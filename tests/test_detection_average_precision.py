@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from steadysam.detection.average_precision import FoundBoxes, average_precision, average_precision_summary
+from steadysam.detection.average_precision import (
+    FoundBoxes,
+    average_precision,
+    average_precision_summary,
+    match_boxes,
+    precision_draws,
+)
 from steadysam.detection.boxes import Detections
 
 TRUE = np.array([[0.0, 0, 10, 10], [20.0, 0, 30, 10]])
@@ -81,3 +87,42 @@ def test_detections_are_taken_as_they_are():
     assert average_precision([one], [TRUE]) == 1
     with pytest.raises(ValueError, match="1 images"):
         average_precision([one], [])
+
+
+def some_images(generator, count=7):
+    """Boxes near the true ones and one far from them; images without a true box among them."""
+    images, truth = [], []
+    for n in range(count):
+        true = TRUE[: (2, 1, 0)[n % 3]]
+        near = [(box + generator.uniform(-2, 2, 4), generator.random()) for box in TRUE[:2]]
+        images.append(found(*near, (MISS, generator.random())))
+        truth.append(true)
+    return images, truth
+
+
+def test_drawn_sets_are_those_in_which_images_are_repeated():
+    generator = np.random.default_rng(0)
+    images, truth = some_images(generator)
+    groups = [match_boxes(images[n : n + 1], truth[n : n + 1]) for n in range(len(images))]
+    times = generator.integers(0, 4, (400, len(images))).astype(float)
+    times[0] = 1
+    drawn = precision_draws(groups, times)
+    for n, row in enumerate(times.astype(int)):
+        again = [[one for one, count in zip(part, row, strict=True) for _ in range(count)] for part in (images, truth)]
+        expected = average_precision_summary(*again)
+        assert {name: values[n] for name, values in drawn.items()} == pytest.approx(expected, nan_ok=True)
+    assert len({round(value, 6) for value in drawn["AP"]}) > 50
+
+
+def test_a_group_of_several_images_is_the_sum_of_its_images():
+    images, truth = some_images(np.random.default_rng(1))
+    groups = [match_boxes(images[:3], truth[:3]), match_boxes(images[3:], truth[3:])]
+    whole = {name: values[0] for name, values in precision_draws(groups, np.ones((1, 2))).items()}
+    assert whole == pytest.approx(average_precision_summary(images, truth))
+
+
+def test_draws_without_a_true_box_or_without_a_found_one():
+    nothing, missed = match_boxes([found((MISS, 0.9))], [TRUE[:0]]), match_boxes([found()], [TRUE])
+    drawn = precision_draws([nothing, missed], np.array([[1.0, 0], [0, 2], [1, 1]]))["AP"]
+    assert math.isnan(drawn[0])
+    assert drawn[1:].tolist() == [0, 0]

@@ -1,9 +1,12 @@
 """Claims of a suite: sums over rows, weighed by target and in the mean; from stores made by hand."""
 
+import numpy as np
 import pytest
 from pydantic import ValidationError
 
 from steadysam.bench.claims import Claim, keep_claims, kept_claims
+from steadysam.bench.evidence import Evidence
+from steadysam.detection.average_precision import FoundBoxes
 from steadysam.errors import InputError
 from steadysam.report.benchmark import claims
 from steadysam.report.benchmark.pooling import read_store
@@ -22,6 +25,15 @@ def rows_of(store, found):
 def boxes(ap):
     scores = {"AP50": ap, "AP75": ap, "AP": ap, "found": 1, "true": 1, "least_score": 0.001}
     return {"detection": scores}
+
+
+def matched(*right):
+    """Evidence of a true box per case, found where `right`; elsewhere a box of a lower score is in the wrong place."""
+    true = np.array([[0.0, 0, 4, 4]])
+    found = [FoundBoxes(true if hit else true + 9, np.array([0.9 if hit else 0.8])) for hit in right]
+    sections = {f"c{n}": 1 for n in range(len(right))}
+    evidence = Evidence(found=found, true=[true.astype(np.float32)] * len(right), sections=sections)
+    return {"detection": evidence.detection()}
 
 
 def test_the_mean_weighs_targets_alike_and_its_interval_draws_patients_of_each(tmp_path):
@@ -156,3 +168,27 @@ def test_a_store_keeps_its_claims(tmp_path):
 def test_a_claim_without_rows_weight_or_measure_is_refused(wrong):
     with pytest.raises(ValidationError):
         Claim(**wrong)
+
+
+def test_average_precision_has_an_interval_where_cells_kept_their_matches(tmp_path):
+    claim = {"A before B": Claim(rows={"A": 1, "B": -1}, measure="AP")}
+    for seed in (0, 1):
+        put(tmp_path, "A", dices(*[0.5] * 6), seed=seed, evidence=matched(*[True] * 6))
+        put(tmp_path, "B", dices(*[0.5] * 6), seed=seed, evidence=matched(True, *[False] * 5))
+    mean = rows_of(tmp_path, claim)["A before B", MEAN]
+    share = 1 - 17 / 101  # recall 1/6 of precision 1: the levels 0.00 to 0.16
+    assert mean["value"] == pytest.approx(share, abs=1e-5)
+    assert 0 < mean["low"] < share < mean["high"] <= 1
+    assert (mean["verdict"], mean["seeds above"]) == ("holds", "2 of 2")
+    put(tmp_path, "B", dices(*[0.5] * 6), seed=1, evidence=boxes(0.1))
+    mean = rows_of(tmp_path, claim)["A before B", MEAN]
+    assert (mean["low"], mean["verdict"]) == (None, "holds"), "an older cell: two seeds with one voice"
+
+
+def test_all_rows_of_a_claim_are_drawn_with_the_same_patients_and_seeds(tmp_path):
+    claim = {"A before B": Claim(rows={"A": 1, "B": -1}, measure="AP")}
+    for seed, right in ((0, (True, False, True, False)), (1, (True, False, False, False))):
+        for row in ("A", "B"):
+            put(tmp_path, row, dices(*[0.5] * 4), seed=seed, evidence=matched(*right))
+    mean = rows_of(tmp_path, claim)["A before B", MEAN]
+    assert (mean["value"], mean["low"], mean["high"]) == (0, 0, 0)

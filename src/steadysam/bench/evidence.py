@@ -5,6 +5,7 @@ The truth is looked at after the masks are made, to count; no method sees it.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from steadysam.box_prompts import true_boxes
 from steadysam.data.slices import fit_masks
-from steadysam.detection.average_precision import FoundBoxes, average_precision_summary
+from steadysam.detection.average_precision import OVERLAPS, FoundBoxes, Hits, average_precision_summary, match_boxes
 from steadysam.geometry import slice_points
 from steadysam.segmenting import Result
 from steadysam.types import Mask, Prompts, SlicePoints
@@ -29,7 +30,7 @@ class Evidence:
     on their own slice. `given`, `given_true`: points of the decoder on these slices. `empty_*`: slices for which the
     decoder got no positive point, by whether the target is there. `inside`, `outside`: histograms of saliency over
     [0, 1] in `BINS` bins on the pixels of the target and on all others. `found` and `true`: boxes of every slice, for
-    methods that find some; `least_score`: what a found box has at least.
+    methods that find some; `sections`: how many slices of each case; `least_score`: what a found box has at least.
     """
 
     counts: dict[str, int] = field(
@@ -52,6 +53,7 @@ class Evidence:
     outside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     found: list[FoundBoxes] = field(default_factory=list)
     true: list[NDArray[np.float32]] = field(default_factory=list)
+    sections: dict[str, int] = field(default_factory=dict)
     least_score: float | None = None
 
     def add(self, result: Result, prompts: Prompts, truth: Mask) -> None:
@@ -77,10 +79,11 @@ class Evidence:
             self.inside += np.histogram(result.saliency[target], BINS, (0.0, 1.0))[0]
             self.outside += np.histogram(result.saliency[~target], BINS, (0.0, 1.0))[0]
 
-    def add_boxes(self, result: Result, truth: Mask, settings: Any) -> None:
+    def add_boxes(self, name: str, result: Result, truth: Mask, settings: Any) -> None:
         """Count the boxes of one case, `notes["boxes"]`: [slice, x0, y0, x1, y1, score], continuous model pixels.
 
         Args:
+            name: of the case.
             settings: of the method; its detector's image and its least area say which components have a true box.
         """
         if "boxes" not in result.notes:
@@ -90,6 +93,7 @@ class Evidence:
         rows = np.array(result.notes["boxes"], np.float64).reshape(-1, 6)
         size, least = getattr(detector, "image_size", 640), getattr(detector, "min_area", 16)
         self.true += true_boxes(truth, result.frame, size, least)
+        self.sections[name] = truth.grid.depth
         for t in range(truth.grid.depth):
             here = rows[rows[:, 0] == t]
             self.found.append(FoundBoxes(here[:, 1:5], here[:, 5]))
@@ -104,11 +108,38 @@ class Evidence:
         return values
 
     def detection(self) -> dict[str, Any]:
-        """AP50, AP75 and AP over all slices (None without a true box), and how many boxes there were."""
+        """AP50, AP75 and AP over all slices (None without a true box), how many boxes there were, and their matches."""
         found = average_precision_summary(self.found, self.true)
         counts = {"found": sum(len(here.scores) for here in self.found), "true": sum(map(len, self.true))}
         shown = {name: None if np.isnan(value) else round(value, 5) for name, value in found.items()}
-        return {**shown, **counts, "least_score": self.least_score}
+        return {**shown, **counts, "least_score": self.least_score, "cases": self._matches()}
+
+    def _matches(self) -> dict[str, Any]:
+        """By case; bit n of a box's `hits` is its match at `OVERLAPS[n]`."""
+        cases, start = {}, 0
+        for name, depth in self.sections.items():
+            here = slice(start, start + depth)
+            hits = match_boxes(self.found[here], self.true[here])
+            bits = hits.hits @ (1 << np.arange(len(OVERLAPS)))
+            scores = [round(score, 5) for score in hits.scores.tolist()]
+            cases[name] = {"scores": scores, "hits": bits.tolist(), "true": hits.true}
+            start += depth
+        return cases
+
+
+def kept_matches(detection: Mapping[str, Any]) -> dict[str, Hits] | None:
+    """The matches of every case from `Evidence.detection()`; None from a cell that is older than they are."""
+    if "cases" not in detection:
+        return None
+    places = np.arange(len(OVERLAPS))
+    return {
+        name: Hits(
+            np.array(one["scores"], np.float64),
+            (np.array(one["hits"], np.int64)[:, None] >> places & 1).astype(bool),
+            one["true"],
+        )
+        for name, one in detection["cases"].items()
+    }
 
 
 def in_mask(points: SlicePoints, plane: NDArray[np.bool_]) -> NDArray[np.bool_]:

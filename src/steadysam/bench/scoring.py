@@ -175,7 +175,7 @@ def _scored(group: Group, row: str, prompts: str, key: str) -> Cell:
         points += len(used)
         if result is not None:
             evidence.add(result, used, mask)
-            evidence.add_boxes(result, mask, getattr(segmenter, "settings", None))
+            evidence.add_boxes(case.name, result, mask, getattr(segmenter, "settings", None))
         if not volume.has_physical_spacing:
             right.append(float((found.array == mask.array).mean()))
         size, physical = group.suite.evaluation_size, volume.has_physical_spacing

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RECALLS = np.linspace(0, 1, 101)
+_TOGETHER = 256  # draws at a time, which bounds memory
 PRECISIONS = ("AP50", "AP75", "AP")  # what `average_precision_summary` gives
 OVERLAPS = tuple(float(value) for value in np.linspace(0.5, 0.95, 10))
 
@@ -32,6 +33,21 @@ class FoundBoxes:
     scores: NDArray[np.floating]
 
 
+@dataclass(frozen=True, eq=False)
+class Hits:
+    """The boxes found in some images, matched: all of them that average precision looks at.
+
+    Args:
+        scores: (K,), image after image.
+        hits: (K, 10) bool, whether a box takes a true one at each of `OVERLAPS`.
+        true: how many true boxes there are.
+    """
+
+    scores: NDArray[np.float64]
+    hits: NDArray[np.bool_]
+    true: int
+
+
 def average_precision(
     found: Sequence[Scored], truth: Sequence[ArrayLike], overlap: float = 0.5, *, most: int = 100
 ) -> float:
@@ -51,16 +67,47 @@ def average_precision(
     Raises:
         ValueError: `found` and `truth` are not of equally many images.
     """
-    return _area(*_matches(_ranked(found, truth, most), overlap))
+    scores, hits, true = _matches(_ranked(found, truth, most), overlap)
+    return _summary(Hits(scores, hits[:, None], true))[0]
 
 
 def average_precision_summary(
     found: Sequence[Scored], truth: Sequence[ArrayLike], *, most: int = 100
 ) -> dict[str, float]:
     """`AP50`, `AP75` and `AP`, the mean over IoU 0.50, 0.55, ..., 0.95; arguments as in `average_precision`."""
+    return _named(_summary(match_boxes(found, truth, most=most)))
+
+
+def match_boxes(found: Sequence[Scored], truth: Sequence[ArrayLike], *, most: int = 100) -> Hits:
+    """Arguments as in `average_precision`, which says what a match is."""
     ranked = _ranked(found, truth, most)
-    values = {overlap: _area(*_matches(ranked, overlap)) for overlap in OVERLAPS}
-    return {"AP50": values[OVERLAPS[0]], "AP75": values[OVERLAPS[5]], "AP": float(np.mean(list(values.values())))}
+    matched = [_matches(ranked, overlap) for overlap in OVERLAPS]
+    scores, _, true = matched[0]
+    return Hits(scores, np.stack([hits for _, hits, _ in matched], axis=1), true)
+
+
+def precision_draws(groups: Sequence[Hits], times: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
+    """`AP50`, `AP75` and `AP` of sets in which every group of images is there so often.
+
+    Args:
+        groups: G of them, such as the slices of a case.
+        times: (draws, G), how often each is there.
+
+    Returns:
+        (draws,) each; NaN for a draw without a true box.
+    """
+    scores = np.concatenate([np.zeros(0), *(group.scores for group in groups)])
+    hits = np.concatenate([np.zeros((0, len(OVERLAPS)), bool), *(group.hits for group in groups)])
+    owner = np.repeat(np.arange(len(groups)), [len(group.scores) for group in groups])
+    order = np.argsort(-scores, kind="stable")
+    hits, owner = hits[order], owner[order]
+    true = times @ np.array([group.true for group in groups], np.float64)
+    parts = [slice(start, start + _TOGETHER) for start in range(0, len(times), _TOGETHER)]
+    return _named(np.concatenate([_areas(hits, times[part][:, owner], true[part]) for part in parts], axis=1))
+
+
+def _named(values: NDArray[np.float64]) -> dict[str, Any]:
+    return {"AP50": values[0], "AP75": values[5], "AP": values.mean(axis=0)}
 
 
 # per image: scores (K,), best first, and IoU (K, G) with the true boxes
@@ -105,13 +152,24 @@ def _matches(ranked: _Ranked, overlap: float) -> tuple[NDArray[np.float64], NDAr
     return np.concatenate(scores), np.concatenate(hits), sum(o.shape[1] for _, o in ranked)
 
 
-def _area(scores: NDArray[np.float64], hits: NDArray[np.bool_], positives: int) -> float:
-    if positives == 0:
-        return float("nan")
-    hits = hits[np.argsort(-scores, kind="stable")]
-    true = np.cumsum(hits)
-    precision = true / np.arange(1, len(hits) + 1)
-    envelope = np.maximum.accumulate(precision[::-1])[::-1]
-    # the first place at which each recall level is reached; levels beyond the last have precision 0
-    places = np.searchsorted(true / positives, RECALLS, side="left")
-    return float(np.append(envelope, 0.0)[places].mean())
+def _summary(hits: Hits) -> NDArray[np.float64]:
+    """Average precision at every overlap."""
+    order = np.argsort(-hits.scores, kind="stable")
+    return _areas(hits.hits[order], np.ones((1, len(order))), np.array([hits.true], np.float64))[:, 0]
+
+
+def _areas(hits: NDArray[np.bool_], times: NDArray[np.float64], true: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Boxes in order of score: hits (K, overlaps), how often each is there (draws, K), true boxes (draws,).
+
+    Precision counts at hits alone, as it falls between them. (overlaps, draws)
+    """
+    seen = np.maximum(times.cumsum(axis=1), 1)
+    areas = np.zeros((hits.shape[1], len(times)))
+    for row, at in enumerate(map(np.flatnonzero, hits.T)):
+        right = times[:, at].cumsum(axis=1)
+        envelope = np.maximum.accumulate((right / seen[:, at])[:, ::-1], axis=1)[:, ::-1]
+        recall = right / np.maximum(true, 1)[:, None]
+        # at each hit the recall levels that it is the first to reach; those beyond the last have precision 0
+        reached = np.searchsorted(RECALLS, recall.ravel(), side="right").reshape(recall.shape)
+        areas[row] = (np.diff(reached, axis=1, prepend=0) * envelope).sum(axis=1) / len(RECALLS)
+    return np.where(true > 0, areas, np.nan)

@@ -17,7 +17,7 @@ from steadysam.bench.claims import Claim, Term
 from steadysam.comparison import common_cases, samples_beside
 from steadysam.detection.average_precision import PRECISIONS
 from steadysam.files import write_text
-from steadysam.report.benchmark.detection import detections_of
+from steadysam.report.benchmark.detection import detections_of, drawn_precisions
 from steadysam.report.benchmark.draft import Draft
 from steadysam.report.benchmark.lines import MEAN, NUMBERS
 from steadysam.report.benchmark.pooling import Book, Pool, common_seeds
@@ -34,10 +34,10 @@ HOLDS, FAILS, OPEN, MISSING, MOOT = "holds", "fails", "open", "rows missing", "n
 COLOURS = {HOLDS: SERIES[2], OPEN: SERIES[4], FAILS: SERIES[1], MOOT: "#999999"}
 CAPTION = (
     f"Each claim is that its sum is above zero. In brackets {INTERVALS}; not adjusted for the number of claims. "
-    "holds: the interval is above zero; fails: it is below; open: zero is within. Average precision has no interval: "
-    "it holds or fails if two seeds or more say so with one voice. Each target has the seeds that all rows of the "
-    "claim have there; seeds above zero are those in whose mean over targets the sum is. A claim about a gap has "
-    "nothing to judge where the gap itself does not hold."
+    "holds: the interval is above zero; fails: it is below; open: zero is within. Where older cells did not keep the "
+    "matches of their boxes average precision has no interval, and holds or fails if two seeds or more say so with one "
+    "voice. Each target has the seeds that all rows of the claim have there; seeds above zero are those in whose mean "
+    "over targets the sum is. A claim about a gap has nothing to judge where the gap itself does not hold."
 )
 
 
@@ -109,7 +109,7 @@ def weigh(book: Book, name: str, claim: Claim, target: str) -> Weighed | None:
         return None
     pools = {row: pool.only(seeds) for row, pool in pools.items()}
     if claim.measure in PRECISIONS:
-        return _of_boxes(claim, pools)
+        return _of_boxes(claim, pools, generator_of(book.seed, name, target), book.draws)
     return _of_samples(claim, pools, generator_of(book.seed, name, target), book.draws)
 
 
@@ -160,15 +160,18 @@ def _pool(book: Book, target: str, term: Term) -> Pool | None:
     return next(iter(own or [pool for pool in pools if pool.blind]), None)
 
 
-def _of_boxes(claim: Claim, pools: Mapping[str, Pool]) -> Weighed | None:
-    """One number per seed, as average precision is of a whole test set."""
+def _of_boxes(claim: Claim, pools: Mapping[str, Pool], generator: np.random.Generator, draws: int) -> Weighed | None:
+    """One number per seed, as average precision is of a whole test set; drawn anew where cells kept their matches."""
     known = {row: detections_of(pool) for row, pool in pools.items()}
     first = next(iter(pools.values()))
     if any(len(found) < len(first.seeds) or None in [one[claim.measure] for one in found] for found in known.values()):
         return None
     sums = [sum(w * known[row][n][claim.measure] for row, w in claim.rows.items()) for n in range(len(first.seeds))]
     patients = len({origin.patient for origin in first.origins.values()})
-    return Weighed(dict(zip(first.seeds, sums, strict=True)), float(np.mean(sums)), None, len(sums), patients)
+    drawn = drawn_precisions([pools[row] for row in claim.rows], claim.measure, generator, draws)
+    weights = tuple(claim.rows.values())
+    replicates = None if drawn is None else np.asarray(weights) @ np.stack(drawn)
+    return Weighed(dict(zip(first.seeds, sums, strict=True)), float(np.mean(sums)), replicates, len(sums), patients)
 
 
 def _of_samples(claim: Claim, pools: Mapping[str, Pool], generator: np.random.Generator, draws: int) -> Weighed | None:
@@ -205,7 +208,7 @@ def _value(value: float, replicates: NDArray[np.float64] | None) -> dict[str, An
 
 def _verdict(claim: Claim, mean: Mapping[str, Any]) -> str:
     low, high = mean["low"], mean["high"]
-    if claim.measure in PRECISIONS and len(mean["of seeds"]) > 1:
+    if low is None and claim.measure in PRECISIONS and len(mean["of seeds"]) > 1:
         low, high = min(mean["of seeds"]), max(mean["of seeds"])
     if low is None:
         return OPEN
