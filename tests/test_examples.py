@@ -24,14 +24,14 @@ def measured(tmp_path):
 
 
 def test_ldfsam(measured, toy_dataset):
-    own, masks, student = example("ldfsam_cpu", toy_dataset), measured("ldfsam"), measured("ld")
+    own, masks, student = example("ldfsam_cpu", toy_dataset), measured("ldfsam_long"), measured("ld_long")
     assert own.method == {**masks.method, "detector": student.method["detector"]}
     assert own.preprocess == masks.preprocess
     assert own.backbone.name == masks.backbone.name
 
 
 def test_detector(measured, toy_dataset):
-    own, student = example("detector_cpu", toy_dataset).method, measured("detector").method
+    own, student = example("detector_cpu", toy_dataset).method, measured("detector_long").method
     unused = {"teacher": "", "teacher_stage": own["detector"]["teacher_stage"]}
     assert own == {**student, "detector": {**student["detector"], **unused}}
 
