@@ -6,7 +6,7 @@ from pydantic import ValidationError
 
 from steadysam.bench.claims import Claim, keep_claims, kept_claims
 from steadysam.bench.evidence import Evidence
-from steadysam.detection.average_precision import FoundBoxes
+from steadysam.detection.average_precision import FoundBoxes, match_boxes
 from steadysam.errors import InputError
 from steadysam.report.benchmark import claims
 from steadysam.report.benchmark.pooling import read_store
@@ -31,9 +31,8 @@ def matched(*right):
     """Evidence of a true box per case, found where `right`; elsewhere a box of a lower score is in the wrong place."""
     true = np.array([[0.0, 0, 4, 4]])
     found = [FoundBoxes(true if hit else true + 9, np.array([0.9 if hit else 0.8])) for hit in right]
-    sections = {f"c{n}": 1 for n in range(len(right))}
-    evidence = Evidence(found=found, true=[true.astype(np.float32)] * len(right), sections=sections)
-    return {"detection": evidence.detection()}
+    matches = {f"c{n}": match_boxes([one], [true]) for n, one in enumerate(found)}
+    return {"detection": Evidence(found=len(found), matches=matches).detection()}
 
 
 def test_the_mean_weighs_targets_alike_and_its_interval_draws_patients_of_each(tmp_path):

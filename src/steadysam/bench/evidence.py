@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from steadysam.box_prompts import true_boxes
 from steadysam.data.slices import fit_masks
-from steadysam.detection.average_precision import OVERLAPS, FoundBoxes, Hits, average_precision_summary, match_boxes
+from steadysam.detection.average_precision import OVERLAPS, FoundBoxes, Hits, match_boxes, precision_draws
 from steadysam.geometry import slice_points
 from steadysam.segmenting import Result
 from steadysam.types import Mask, Prompts, SlicePoints
@@ -29,8 +29,8 @@ class Evidence:
     `raw`, `raw_true`, `true_kept`: points on slices with the target, those in it, and those of them that were accepted
     on their own slice. `given`, `given_true`: points of the decoder on these slices. `empty_*`: slices for which the
     decoder got no positive point, by whether the target is there. `inside`, `outside`: histograms of saliency over
-    [0, 1] in `BINS` bins on the pixels of the target and on all others. `found` and `true`: boxes of every slice, for
-    methods that find some; `sections`: how many slices of each case; `least_score`: what a found box has at least.
+    [0, 1] in `BINS` bins on the pixels of the target and on all others. `found`: number of boxes, for methods that
+    find some; `matches`: those of every case with the true ones; `least_score`: what a found box has at least.
     """
 
     counts: dict[str, int] = field(
@@ -51,9 +51,8 @@ class Evidence:
     )
     inside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
     outside: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
-    found: list[FoundBoxes] = field(default_factory=list)
-    true: list[NDArray[np.float32]] = field(default_factory=list)
-    sections: dict[str, int] = field(default_factory=dict)
+    found: int = 0
+    matches: dict[str, Hits] = field(default_factory=dict)
     least_score: float | None = None
 
     def add(self, result: Result, prompts: Prompts, truth: Mask) -> None:
@@ -92,39 +91,35 @@ class Evidence:
         self.least_score = getattr(detector, "confidence", None)
         rows = np.array(result.notes["boxes"], np.float64).reshape(-1, 6)
         size, least = getattr(detector, "image_size", 640), getattr(detector, "min_area", 16)
-        self.true += true_boxes(truth, result.frame, size, least)
-        self.sections[name] = truth.grid.depth
-        for t in range(truth.grid.depth):
-            here = rows[rows[:, 0] == t]
-            self.found.append(FoundBoxes(here[:, 1:5], here[:, 5]))
+        slices = [rows[rows[:, 0] == t] for t in range(truth.grid.depth)]
+        found = [FoundBoxes(here[:, 1:5], here[:, 5]) for here in slices]
+        self.found += len(rows)
+        self.matches[name] = match_boxes(found, true_boxes(truth, result.frame, size, least))
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able; `saliency` and `detection` only where there was some."""
         values: dict[str, Any] = dict(self.counts)
         if self.inside.sum() + self.outside.sum():
             values["saliency"] = {"inside": self.inside.tolist(), "outside": self.outside.tolist()}
-        if self.true:
+        if self.matches:
             values["detection"] = self.detection()
         return values
 
     def detection(self) -> dict[str, Any]:
         """AP50, AP75 and AP over all slices (None without a true box), how many boxes there were, and their matches."""
-        found = average_precision_summary(self.found, self.true)
-        counts = {"found": sum(len(here.scores) for here in self.found), "true": sum(map(len, self.true))}
-        shown = {name: None if np.isnan(value) else round(value, 5) for name, value in found.items()}
-        return {**shown, **counts, "least_score": self.least_score, "cases": self._matches()}
+        matches = list(self.matches.values())
+        once = precision_draws(matches, np.ones((1, len(matches))))
+        shown = {name: None if np.isnan(value) else round(float(value), 5) for name, (value,) in once.items()}
+        counts = {"found": self.found, "true": sum(hits.true for hits in matches)}
+        cases = {name: _packed(hits) for name, hits in self.matches.items()}
+        return {**shown, **counts, "least_score": self.least_score, "cases": cases}
 
-    def _matches(self) -> dict[str, Any]:
-        """By case; bit n of a box's `hits` is its match at `OVERLAPS[n]`."""
-        cases, start = {}, 0
-        for name, depth in self.sections.items():
-            here = slice(start, start + depth)
-            hits = match_boxes(self.found[here], self.true[here])
-            bits = hits.hits @ (1 << np.arange(len(OVERLAPS)))
-            scores = [round(score, 5) for score in hits.scores.tolist()]
-            cases[name] = {"scores": scores, "hits": bits.tolist(), "true": hits.true}
-            start += depth
-        return cases
+
+def _packed(hits: Hits) -> dict[str, Any]:
+    """For JSON; bit n of a box's `hits` is its match at `OVERLAPS[n]`."""
+    bits = hits.hits @ (1 << np.arange(len(OVERLAPS)))
+    scores = [round(score, 5) for score in hits.scores.tolist()]
+    return {"scores": scores, "hits": bits.tolist(), "true": hits.true}
 
 
 def kept_matches(detection: Mapping[str, Any]) -> dict[str, Hits] | None:

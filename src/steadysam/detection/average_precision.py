@@ -67,8 +67,7 @@ def average_precision(
     Raises:
         ValueError: `found` and `truth` are not of equally many images.
     """
-    scores, hits, true = _matches(_ranked(found, truth, most), overlap)
-    return _summary(Hits(scores, hits[:, None], true))[0]
+    return _summary(_matches(_ranked(found, truth, most), (overlap,)))[0]
 
 
 def average_precision_summary(
@@ -80,10 +79,7 @@ def average_precision_summary(
 
 def match_boxes(found: Sequence[Scored], truth: Sequence[ArrayLike], *, most: int = 100) -> Hits:
     """Arguments as in `average_precision`, which says what a match is."""
-    ranked = _ranked(found, truth, most)
-    matched = [_matches(ranked, overlap) for overlap in OVERLAPS]
-    scores, _, true = matched[0]
-    return Hits(scores, np.stack([hits for _, hits, _ in matched], axis=1), true)
+    return _matches(_ranked(found, truth, most), OVERLAPS)
 
 
 def precision_draws(groups: Sequence[Hits], times: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -134,22 +130,27 @@ def _overlaps(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.floa
     return common / np.maximum(areas[0][:, None] + areas[1][None] - common, 1e-12)
 
 
-def _matches(ranked: _Ranked, overlap: float) -> tuple[NDArray[np.float64], NDArray[np.bool_], int]:
-    """Scores and hits of all boxes of all images, and the number of true boxes."""
+def _matches(ranked: _Ranked, overlaps: Sequence[float]) -> Hits:
+    """All boxes of all images, with a column of hits for each of `overlaps`."""
     scores: list[NDArray[np.float64]] = [np.zeros(0)]
-    hits: list[NDArray[np.bool_]] = [np.zeros(0, bool)]
-    for image_scores, overlaps in ranked:
-        free = np.ones(overlaps.shape[1], bool)
-        hit = np.zeros(len(image_scores), bool)
-        for row, values in enumerate(overlaps):
-            candidates = np.where(free, values, -1.0)
-            best = int(candidates.argmax()) if len(candidates) else -1
-            # COCO's own tolerance: an overlap of exactly the threshold is a match
-            if best >= 0 and candidates[best] >= overlap - 1e-10:
-                free[best], hit[row] = False, True
+    hits: list[NDArray[np.bool_]] = [np.zeros((0, len(overlaps)), bool)]
+    for image_scores, with_true in ranked:
         scores.append(image_scores)
-        hits.append(hit)
-    return np.concatenate(scores), np.concatenate(hits), sum(o.shape[1] for _, o in ranked)
+        hits.append(np.stack([_hits(with_true, overlap) for overlap in overlaps], axis=1))
+    return Hits(np.concatenate(scores), np.concatenate(hits), sum(one.shape[1] for _, one in ranked))
+
+
+def _hits(with_true: NDArray[np.float64], overlap: float) -> NDArray[np.bool_]:
+    """IoU (K, G) of an image's boxes, best first, with the true ones -> (K,), whether a box takes one."""
+    free = np.ones(with_true.shape[1], bool)
+    hit = np.zeros(len(with_true), bool)
+    for row, values in enumerate(with_true):
+        candidates = np.where(free, values, -1.0)
+        best = int(candidates.argmax()) if len(candidates) else -1
+        # COCO's own tolerance: an overlap of exactly the threshold is a match
+        if best >= 0 and candidates[best] >= overlap - 1e-10:
+            free[best], hit[row] = False, True
+    return hit
 
 
 def _summary(hits: Hits) -> NDArray[np.float64]:

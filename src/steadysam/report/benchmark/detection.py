@@ -64,7 +64,7 @@ def detection_table(rows: Sequence[Mapping[str, Any]], target: str) -> Table:
 
 def detections_of(pool: Pool) -> list[Mapping[str, Any]]:
     """What the seeds of a pool say of their boxes; () for methods without."""
-    return [one for _, one in _told(pool)]
+    return [one for cell in pool.cells if (one := _detection(cell))]
 
 
 def drawn_precisions(
@@ -77,30 +77,30 @@ def drawn_precisions(
         measure: one of `PRECISIONS`.
 
     Returns:
-        (draws,) means over seeds for each pool, or None with fewer than two patients or where a cell of an older store
-        does not know the matches.
+        (draws,) means over seeds for each pool, or None with fewer than two patients or where a cell has no average
+        precision, or is older than the matches.
     """
-    matches = {id(cell): kept_matches(one) for pool in pools for cell, one in _told(pool)}
     patients = {name: n for n, name in enumerate(sorted({origin.patient for origin in pools[0].origins.values()}))}
-    if None in matches.values() or len(matches) < sum(len(pool.cells) for pool in pools) or len(patients) < 2:
+    if len(patients) < 2:
         return None
     of_seeds, of_patients = times_drawn(generator, draws, len(pools[0].seeds), len(patients))
     found = []
     for pool in pools:
         by_seed = []
         for cell in pool.cells:
-            hits = matches[id(cell)] or {}
+            one = _detection(cell) or {}
+            hits = kept_matches(one)
+            if hits is None or one[measure] is None:
+                return None
             columns = [patients[cell.patients[name]] for name in hits]
             drawn = precision_draws(list(hits.values()), of_patients[:, columns])[measure]
-            whole = precision_draws(list(hits.values()), np.ones((1, len(hits))))[measure]
-            by_seed.append(np.where(np.isnan(drawn), whole, drawn))  # all drawn patients may be without the target
+            by_seed.append(np.where(np.isnan(drawn), one[measure], drawn))  # all patients drawn may lack the target
         found.append((of_seeds * np.stack(by_seed, axis=1)).sum(axis=1) / of_seeds.sum(axis=1))
     return found
 
 
-def _told(pool: Pool) -> list[tuple[Cell, Mapping[str, Any]]]:
-    said = [(cell, (cell.facts.get("evidence") or {}).get("detection")) for cell in pool.cells]
-    return [(cell, one) for cell, one in said if one]
+def _detection(cell: Cell) -> Mapping[str, Any] | None:
+    return (cell.facts.get("evidence") or {}).get("detection")
 
 
 def _range(low: float | None, high: float | None) -> str | None:
