@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from conftest import GRIDS
-from steadysam.config import make_config
+from steadysam.config import make_config, to_toml
 from steadysam.data.volumes import write_volume
 from steadysam.errors import CheckpointError, FileSystemError
 from steadysam.files import sha256_file, write_json, write_text
@@ -15,7 +15,7 @@ from steadysam.jobs import find_jobs
 from steadysam.outputs import refuse_output
 from steadysam.prediction import predict
 from steadysam.prompts.files import write_prompts
-from steadysam.runs import load_run
+from steadysam.runs import load_run, read_record
 from steadysam.training import train
 from toys import make_volume, some_prompts, steadysam
 
@@ -47,6 +47,19 @@ def test_a_run_of_nnunet_is_spared_by_all(toy_values, tmp_path):
             train(make_config(toy_values), tmp_path / "nn", resume=resume)
     assert [path.name for path in (tmp_path / "nn").iterdir() if path.suffix != ".lock"] == ["run.json"]
     assert sha256_file(tmp_path / "nn" / "run.json") == before
+
+
+@pytest.mark.parametrize("content", ["[1]", "null", "{}"])
+def test_a_record_that_is_none_of_ours_is_not_gone_on_from(toy_values, tmp_path, content):
+    write_text(tmp_path / "run" / "run.json", content)
+    for config in ("", to_toml(make_config(toy_values).model_dump(mode="json"))):
+        if config:
+            write_text(tmp_path / "run" / "config.toml", config)
+        with pytest.raises(FileSystemError, match="FS_EXISTS.*another command"):
+            train(make_config(toy_values), tmp_path / "run", resume=True)
+        with pytest.raises(CheckpointError, match="RUN_MISSING"):
+            read_record(tmp_path / "run")
+    assert (tmp_path / "run" / "run.json").read_text() == content
 
 
 def test_other_folders_are_not(tmp_path):

@@ -237,7 +237,7 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = read_json(path)
     except SteadyError as error:
         raise CheckpointError("RUN_MISSING", f"run.json cannot be read: {error.what}", file=path) from error
-    if "format" not in record:
+    if not isinstance(record, dict) or "format" not in record:
         raise CheckpointError(
             "RUN_MISSING",
             "run.json is the record of results, such as those of predict or detect, and not of a run",

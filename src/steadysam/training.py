@@ -125,10 +125,15 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
         FileSystemError: `FS_EXISTS`. ConfigError: `RESUME_CONFIG_DIFF`.
     """
     path = folder / "config.toml"
-    begun = read_json(folder / "run.json") if (folder / "run.json").exists() else None
-    if not path.exists() and begun is not None and begun.get("status") != "training":
+    begun = (folder / "run.json").exists()
+    found = read_json(folder / "run.json") if begun else None
+    status = found.get("status") if isinstance(found, dict) else None
+    if begun and status not in (("training", "finished") if path.exists() else ("training",)):
         raise FileSystemError(
-            "FS_EXISTS", "results of another command are in this folder", file=folder, fix="choose another -o"
+            "FS_EXISTS",
+            "run.json here is that of results of another command, or no record at all",
+            file=folder,
+            fix="choose another -o",
         )
     if path.exists() and not resume:
         raise FileSystemError(
@@ -144,7 +149,7 @@ def open_folder(text: str, folder: Path, resume: bool, record: dict[str, Any]) -
         )
     for part in (folder, *(folder / name for name in _PARTS)):
         sweep_temporaries(part)
-    if begun is None:
+    if not begun:
         write_json(folder / "run.json", {"format": FORMAT, "status": "training", **record})
     if not path.exists():
         write_text(path, text)
