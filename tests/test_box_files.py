@@ -106,8 +106,22 @@ def test_one_bad_case_stops_no_other(run, toy_dataset, tmp_path, capsys):
     assert "no label for case toy_1" in failures[0]
     rows = read_json(tmp_path / "out" / "detection.json")["rows"]
     assert [row["case"] for row in rows] == ["toy_0", "toy_3", "toy_4", "all"]
+    assert rows[-1]["AP_low"] <= rows[-1]["AP"] <= rows[-1]["AP_high"]
     assert (tmp_path / "out" / "boxes.png").is_file()
     assert not (tmp_path / "out" / "toy_2.json").exists()
+
+
+def test_the_interval_knows_the_patients_of_the_data_set(run, toy_dataset, tmp_path, capsys):
+    shutil.copytree(toy_dataset / "labelsTr", tmp_path / "labels")
+    table = tmp_path / "patients.csv"
+    words = [*detect(run, toy_dataset / "imagesTr", tmp_path / "out"), "--labels", tmp_path / "labels", *ANY]
+    table.write_text("case,patient\n" + "".join(f"toy_{n},one\n" for n in range(5)))
+    assert steadysam(*words, "--threads", 1) == 0
+    assert read_json(tmp_path / "out" / "detection.json")["rows"][-1]["AP_low"] is None, "all are of one patient"
+    table.write_text("case,patient\ntoy_0,one\n")
+    assert steadysam(*words, "--threads", 1) == 4
+    assert "DATA_PATIENTS" in capsys.readouterr().err
+    assert (tmp_path / "out" / "detection.json").is_file(), "nothing was touched"
 
 
 def test_errors(run, toy_dataset, toy_run, tmp_path, capsys):

@@ -167,12 +167,29 @@ def test_scores():
         *scored("empty", [], []),
     ]
     perfect, half, empty, together = score_boxes(cases)
-    assert perfect == {"case": "perfect", "slices": 1, "objects": 1, "boxes": 1, "AP50": 1.0, "AP75": 1.0, "AP": 1.0}
+    counts = {"slices": 1, "objects": 1, "boxes": 1}
+    no_interval = {"AP_low": None, "AP_high": None}
+    assert perfect == {"case": "perfect", **counts, "AP50": 1.0, "AP75": 1.0, "AP": 1.0, **no_interval}
     assert half["AP50"] == pytest.approx(51 / 101)
     assert (empty["objects"], empty["AP50"], empty["AP"]) == (0, None, None)
     assert (together["case"], together["objects"], together["slices"]) == ("all", 3, 3)
     assert together["AP50"] == pytest.approx(67 / 101), "two of three: recall levels 0 to 0.66"
     assert len(score_boxes(cases[:1])) == 1
+
+
+def test_the_interval_draws_patients():
+    """With the patient that is missed drawn n times of four, AP is 1 - n / 4, but for the grid of recall levels."""
+    square = [0, 0, 10, 10]
+    cases = [*(case for name in "abc" for case in scored(name, [square], [square])), *scored("d", [], [square])]
+    *rows, together = score_boxes(cases)
+    assert all(row["AP_low"] is row["AP_high"] is None for row in rows)
+    assert (together["AP_low"], together["AP_high"]) == pytest.approx((0.25, 1), abs=0.02)
+    assert score_boxes(cases)[-1] == together, "chance is an argument"
+    pairs = score_boxes(cases, {"a": "one", "b": "one", "c": "two", "d": "two"})[-1]
+    assert (pairs["AP_low"], pairs["AP_high"]) == pytest.approx((0.5, 1), abs=0.02)
+    one = score_boxes(cases, dict.fromkeys("abcd", "one"))[-1]
+    assert (one["AP"], one["AP_low"], one["AP_high"]) == (together["AP"], None, None)
+    assert score_boxes([*scored("a", [square], []), *scored("b", [], [])])[-1]["AP_low"] is None, "no object at all"
 
 
 def test_a_mask_brings_scores_and_changes_no_prompt():

@@ -100,7 +100,9 @@ def some_images(generator, count=7):
     return images, truth
 
 
-def test_drawn_sets_are_those_in_which_images_are_repeated():
+@pytest.mark.parametrize("together", [1, 50, 10**6])
+def test_drawn_sets_are_those_in_which_images_are_repeated(together, monkeypatch):
+    monkeypatch.setattr("steadysam.detection.average_precision._TOGETHER", together)
     generator = np.random.default_rng(0)
     images, truth = some_images(generator)
     groups = [match_boxes(images[n : n + 1], truth[n : n + 1]) for n in range(len(images))]

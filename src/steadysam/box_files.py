@@ -16,6 +16,7 @@ import numpy as np
 
 from steadysam.box_prompts import CaseBoxes, DetectOptions, detect_volume, detector_of, score_boxes
 from steadysam.data.cases import check_pair
+from steadysam.data.patients import read_patients
 from steadysam.data.volumes import read_label_map, read_volume, select_label
 from steadysam.errors import InputError, SteadyError
 from steadysam.evaluate import listed, mask_files, read_record
@@ -40,10 +41,12 @@ class Truth:
     Args:
         folder: label maps named like the cases.
         values: labels whose union is the target; None: what the run was trained for.
+        seed: of the bootstrap, which draws the patients that `patients.csv` or `cases.csv` beside the folder names.
     """
 
     folder: Path
     values: tuple[int, ...] | None = None
+    seed: int = 0
 
 
 def detect_files(
@@ -67,14 +70,15 @@ def detect_files(
 
     Raises:
         ConfigError: those of `detector_of`. FileSystemError: those of `refuse_output`. InputError: `DATA_PAIRS`, no
-            case has a label. LockedError: `FS_LOCKED`, another process writes into the same folder. BatchError:
-            `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single job raises
-            its own error.
+            case has a label; `DATA_PATIENTS`. LockedError: `FS_LOCKED`, another process writes into the same folder.
+            BatchError: `BATCH_FAILED` after the last case if some failed; `failures.jsonl` says which and why. A single
+            job raises its own error.
     """
     output, started = Path(output), time.monotonic()
     _, config = detector_of(run, options)
     refuse_output(output, {*(job.image for job in jobs), None if truth is None else truth.folder})
     labels = None if truth is None else _label_files(truth.folder, jobs)
+    patients = {} if truth is None or labels is None else _patients(truth.folder, jobs, labels)
     with alone_in(output):
         sweep_temporaries(output)
         before = _earlier(output)
@@ -99,7 +103,7 @@ def detect_files(
                 scored.append(_without_pixels(case))
         boxes = [entry["boxes"] for entry in records]
         logger.info("%d boxes, in %d of %d cases", sum(boxes), sum(count > 0 for count in boxes), len(boxes))
-        rows = score_boxes(scored) if scored else []
+        rows = score_boxes(scored, patients, seed=truth.seed) if truth is not None and scored else []
         if rows and not rows[-1]["objects"]:
             logger.warning("the labels hold no object of the target: there is nothing to score")
         if rows:
@@ -141,6 +145,10 @@ def _label_files(folder: Path, jobs: Sequence[Job]) -> dict[str, Path]:
             fix="name the folder with the labels of these images, such as labelsTs",
         )
     return found
+
+
+def _patients(folder: Path, jobs: Sequence[Job], labels: Mapping[str, Path]) -> dict[str, str]:
+    return read_patients(folder.resolve().parent, [job.name for job in jobs if job.name in labels])
 
 
 def _detect_job(run: Run, job: Job, options: DetectOptions, true_mask: Callable[[Grid], Mask] | None) -> CaseBoxes:

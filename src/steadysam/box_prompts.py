@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.data.slices import fit_masks, prepare_stack
-from steadysam.detection.average_precision import FoundBoxes, average_precision_summary
+from steadysam.detection.average_precision import FoundBoxes, Hits, match_boxes, precision_draws
 from steadysam.detection.boxes import boxes_of_mask
 from steadysam.detection.yolo import Detector
 from steadysam.errors import ConfigError, ResourceError
@@ -19,6 +19,8 @@ from steadysam.methods.detecting import LOWEST_SCORE, DetectorConfig, above, det
 from steadysam.prompts.files import MAX_PROMPTS
 from steadysam.prompts.rows import slice_box
 from steadysam.runs import Run
+from steadysam.statistics import percentile_interval, times_drawn
+from steadysam.summary import generator_of
 from steadysam.types import Box, Frame, Grid, ImageRef, Mask, Prompts, Volume
 
 
@@ -164,18 +166,43 @@ def true_boxes(mask: Mask, frame: Frame, size: int, min_area: float) -> list[NDA
     return [to_model_boxes(boxes_of_mask(plane, min_area), frame, size) for plane in masks]
 
 
-def score_boxes(cases: Sequence[CaseBoxes]) -> list[dict[str, Any]]:
-    """A row per case and one of all cases together: `case`, `slices`, `objects`, `boxes`, `AP50`, `AP75`, `AP`.
+def score_boxes(
+    cases: Sequence[CaseBoxes], patients: Mapping[str, str] | None = None, *, seed: int = 0, draws: int = 2_000
+) -> list[dict[str, Any]]:
+    """A row per case and one of all together: `case`, `slices`, `objects`, `boxes`, `AP50`, `AP75`, `AP`, its interval.
 
     Average precision looks at all boxes down to a score of 0.001; `boxes` counts those that became prompts. None where
-    there is no object.
+    there is no object. `AP_low` and `AP_high`, of all cases only, are a 95 % bootstrap interval that draws patients;
+    None with fewer than two.
+
+    Args:
+        patients: case -> patient; a case that is not there is a patient of its own.
+        seed, draws: of the bootstrap.
     """
-    rows = [_score(case.name, [case]) for case in cases]
-    return [*rows, _score("all", cases)] if len(cases) > 1 else rows
+    matches = [match_boxes(case.found, case.truth) for case in cases]
+    rows = [_score(case.name, [case], [hits]) for case, hits in zip(cases, matches, strict=True)]
+    if len(cases) > 1:
+        together = _score("all", cases, matches)
+        owners = [(patients or {}).get(case.name, case.name) for case in cases]
+        if together["AP"] is not None and len(set(owners)) > 1:
+            low, high = _interval(matches, owners, together["AP"], generator_of(seed, "AP", "patients"), draws)
+            together |= {"AP_low": low, "AP_high": high}
+        rows.append(together)
+    return rows
 
 
-def _score(name: str, cases: Sequence[CaseBoxes]) -> dict[str, Any]:
-    found, truth = ([row for case in cases for row in getattr(case, part)] for part in ("found", "truth"))
-    values = average_precision_summary(found, truth)
-    counts = {"slices": len(truth), "objects": sum(map(len, truth)), "boxes": sum(len(c.prompts) for c in cases)}
-    return {"case": name, **counts, **{key: None if math.isnan(v) else v for key, v in values.items()}}
+def _score(name: str, cases: Sequence[CaseBoxes], matches: Sequence[Hits]) -> dict[str, Any]:
+    values = {key: float(value) for key, (value,) in precision_draws(matches, np.ones((1, len(matches)))).items()}
+    slices, boxes = sum(len(case.truth) for case in cases), sum(len(case.prompts) for case in cases)
+    counts = {"slices": slices, "objects": sum(hits.true for hits in matches), "boxes": boxes}
+    shown = {key: None if math.isnan(value) else value for key, value in values.items()}
+    return {"case": name, **counts, **shown, "AP_low": None, "AP_high": None}
+
+
+def _interval(
+    matches: Sequence[Hits], owners: Sequence[str], whole: float, generator: np.random.Generator, draws: int
+) -> tuple[float, float]:
+    place = {name: n for n, name in enumerate(dict.fromkeys(owners))}
+    _, times = times_drawn(generator, draws, 1, len(place))
+    drawn = precision_draws(matches, times[:, [place[name] for name in owners]])["AP"]
+    return percentile_interval(np.where(np.isnan(drawn), whole, drawn))  # all patients drawn may lack the target

@@ -33,6 +33,7 @@ def detect(
     slice_axis: Literal[0, 1, 2] | None = None,
     channel: int = 0,
     threads: int = 0,
+    seed: int = 0,
 ) -> None:
     """Find boxes with a trained detector and write them as prompts.
 
@@ -77,6 +78,8 @@ def detect(
         Channel number in the names of a folder's files.
     threads
         CPU threads; 0 as torch chooses. The same number gives the same bytes.
+    seed
+        Seed of the interval of average precision, which draws the patients of patients.csv or cases.csv beside LABELS.
     """
     from steadysam.box_files import Truth, detect_files
     from steadysam.box_prompts import DetectOptions
@@ -95,7 +98,7 @@ def detect(
     axis = slice_axis if slice_axis is not None else trained.record["data"].get("slice_axis")
     options = DetectOptions(axis, confidence, overlap, per_slice)
     own = label == trained.record["data"].get("label")
-    truth = None if labels is None else Truth(labels, label_values(None if own else label))
+    truth = None if labels is None else Truth(labels, label_values(None if own else label), seed)
     jobs = find_jobs(input_, None, channel)
     pictured = {job.name for job in some_of(jobs)}
     panels: list[Panel] = []

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 RECALLS = np.linspace(0, 1, 101)
-_TOGETHER = 256  # draws at a time, which bounds memory
+_TOGETHER = 2**22  # numbers in memory at a time, of all boxes in so many draws
 PRECISIONS = ("AP50", "AP75", "AP")  # what `average_precision_summary` gives
 OVERLAPS = tuple(float(value) for value in np.linspace(0.5, 0.95, 10))
 
@@ -98,7 +98,8 @@ def precision_draws(groups: Sequence[Hits], times: NDArray[np.float64]) -> dict[
     order = np.argsort(-scores, kind="stable")
     hits, owner = hits[order], owner[order]
     true = times @ np.array([group.true for group in groups], np.float64)
-    parts = [slice(start, start + _TOGETHER) for start in range(0, len(times), _TOGETHER)]
+    step = max(1, _TOGETHER // max(1, len(owner)))
+    parts = [slice(start, start + step) for start in range(0, len(times), step)]
     return _named(np.concatenate([_areas(hits, times[part][:, owner], true[part]) for part in parts], axis=1))
 
 
