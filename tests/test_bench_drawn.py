@@ -136,7 +136,7 @@ def test_the_suite_in_the_repository_differs_in_its_beginning_and_the_length_of_
     home = Path(__file__).parents[1] / "benchmarks"
     random, drawn = (read_suite(home / "suites" / f"{name}.toml") for name in ("ldfsam_cpu", "ldfsam_drawn_cpu"))
     detectors = {name for name, run in random.runs.items() if run.method.get("name") == "detector"} - {"teacher"}
-    longer = {"teacher_long", "detector_long", "ld_long", "ld_from_long"}
+    longer = {"teacher_long", "detector_long", "ld_long", "ld_from_long", "ld_third", "ld_thrice"}
     assert {name for name, run in drawn.runs.items() if run.begin == "drawn"} == detectors | longer
     assert {name for name, run in drawn.runs.items() if run.begin not in (None, "drawn")} == {"unet_drawn"}
     assert not swept_runs(drawn)
