@@ -1,5 +1,6 @@
 """The loop on a method of a few numbers: batch norm, averaged weights, two rates, a schedule, a teacher that goes."""
 
+import math
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,7 +16,7 @@ from steadysam.averaging import Averaged, decay_at
 from steadysam.backbones.checkpoints import read_safetensors
 from steadysam.checkpoints import newest_step
 from steadysam.config import make_config, read_config
-from steadysam.errors import ConfigError
+from steadysam.errors import ConfigError, OutputError
 from steadysam.files import read_json, sha256_file
 from steadysam.methods import METHODS
 from steadysam.methods.contract import Batch, FrozenConfig, Stage, StageSettings, Traits
@@ -416,5 +417,53 @@ def test_validation_cases_without_a_slice_of_use(toy_dataset, tmp_path, monkeypa
 @pytest.mark.parametrize(("steps", "told"), [(8, False), (9, True)])
 def test_a_warm_up_that_takes_most_of_the_training_is_told_of(caplog, steps, told):
     settings = StageSettings(epochs=4, batch_size=4, warmup_steps=steps)
-    loop._warn_of_warm_up("masks", settings, 29, 2)  # 4 epochs of 4 steps
+    loop._warn_of_rate("masks", settings, 29, 2)  # 4 epochs of 4 steps
     assert ("stage masks: the rate grows for 9 steps, and there are 16" in caplog.text) == told
+
+
+@pytest.mark.parametrize(("optimizer", "rate", "told"), [("sgd", 0.16, 0), ("adamw", 0.002, 0), ("adamw", 0.16, 1)])
+def test_a_rate_of_another_optimizer_is_told_of(caplog, optimizer, rate, told):
+    """The detector's recipe is SGD at 0.16; `optimizer` alone leaves that."""
+    loop._warn_of_rate("student", StageSettings(optimizer=optimizer, learning_rate=rate), 29, 1)
+    assert caplog.text.count("stage student: a learning rate of 0.16 is one for SGD") == told
+
+
+@pytest.mark.parametrize("schedule", ["linear", "plateau"])
+def test_an_epoch_whose_validation_is_no_number_is_not_the_best(toy_dataset, tmp_path, monkeypatch, caplog, schedule):
+    """And the checkpoint of that time can be gone on from."""
+    told = [math.nan, math.inf, 2.0, 3.0] * 2
+    values = iter(told)
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"loss": next(values)})
+    whole = run(toy_dataset, tmp_path / "whole", schedule=schedule)
+    assert chosen_epoch(whole) == 3
+    assert read_json(whole / "run.json")["stages"]["student"]["best_loss"] == 2.0
+    assert caplog.text.count("is not finite") == 4, "two of each stage"
+
+    class Killed(BaseException):
+        pass
+
+    values = iter([*told[:6], Killed])
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"loss": killed_or(next(values))})
+
+    def killed_or(value):
+        if value is Killed:
+            raise Killed
+        return value
+
+    with pytest.raises(Killed):
+        run(toy_dataset, tmp_path / "cut", schedule=schedule)
+    step = newest_step(tmp_path / "cut" / "checkpoints", "student")
+    assert step is not None
+    assert (step.numbers["epoch"], step.numbers["best_loss"], step.numbers["best_epoch"]) == (2, None, -1)
+    values = iter(told[6:])
+    run(toy_dataset, tmp_path / "cut", resume=True, schedule=schedule)
+    weights = [sha256_file(tmp_path / name / "weights.safetensors") for name in ("whole", "cut")]
+    assert weights[0] == weights[1]
+
+
+def test_without_one_finite_validation_there_is_no_run(toy_dataset, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "_validate", lambda *_: {"loss": math.nan})
+    for resume in (False, True):
+        with pytest.raises(OutputError, match=r"NUMERIC_LOSS[\s\S]*finite in no epoch[\s\S]*learning rate"):
+            run(toy_dataset, tmp_path / "run", resume=resume)
+    assert not (tmp_path / "run" / "weights.safetensors").exists()

@@ -36,6 +36,7 @@ from steadysam.trainable import select_trainable, stage_buffers
 logger = logging.getLogger(__name__)
 
 SAVE_SECONDS = 20  # with short epochs of large networks, checkpoints would take as long as the training
+_LARGEST_OF_ADAM = 0.02  # a rate; the rates of SGD, which `optimizer` alone would leave, make the weights diverge
 
 
 class StageStep(nn.Module):
@@ -83,14 +84,15 @@ def train_stage(
 
     Raises:
         ConfigError: `CONFIG_VALUE` if the stage's losses have no term to select by.
-        OutputError: `NUMERIC_LOSS` if a loss is not finite; the last checkpoint stays as it was.
+        OutputError: `NUMERIC_LOSS` if a loss is not finite, and the last checkpoint stays as it was; or if that of
+            validation never was. An epoch in which that is not finite is not the best one.
     """
     settings = stage.settings
     parameters = select_trainable(model, stage)
     training = stage.samples(model, cases[0], cache)
     of_validation = stage.validation_samples or stage.samples
     validation = (of_validation(model, cases[1], cache) if cases[1] else None) or None  # or none that it can use
-    _warn_of_warm_up(stage.name, settings, len(training), accelerator.num_processes)
+    _warn_of_rate(stage.name, settings, len(training), accelerator.num_processes)
     work = make_optimisation(stage, parameters, stage_buffers(model, stage))
     state = _resume(run_folder / "checkpoints", stage.name, work, accelerator.device)
     step_module, work.optimizer = accelerator.prepare(StageStep(model, stage), work.optimizer)
@@ -108,7 +110,7 @@ def train_stage(
             with work.averaged.in_place():
                 if validation is not None:
                     watched = _validate(step_module, stage, validation, accelerator, seed)
-                chosen_by = _selected(watched, stage)
+                chosen_by = _selected(watched, stage, state.epoch)
                 blind = validation is None and stage.needs_validation
                 if blind or chosen_by < state.best_loss:
                     state.best_loss, state.best_epoch, state.best = chosen_by, state.epoch, work.copies()
@@ -120,13 +122,23 @@ def train_stage(
             if due or state.finished or state.epoch == settings.epochs:
                 _save(run_folder / "checkpoints", stage.name, state, work, accelerator)
                 saved = time.monotonic()
+    if settings.epochs and state.best_epoch < 0:
+        raise OutputError(
+            "NUMERIC_LOSS",
+            f"the validation loss of stage {stage.name} was finite in no epoch: there are no weights to keep",
+            seen=f"learning_rate = {settings.learning_rate:g} with {settings.optimizer}",
+            fix="lower the learning rate, and choose another -o",
+        )
     work.put(state.best)
     model.eval().requires_grad_(False)
     accelerator.free_memory()
     return state
 
 
-def _warn_of_warm_up(name: str, settings: StageSettings, slices: int, world: int) -> None:
+def _warn_of_rate(name: str, settings: StageSettings, slices: int, world: int) -> None:
+    if settings.optimizer != "sgd" and settings.learning_rate > _LARGEST_OF_ADAM:
+        said = "stage %s: a learning rate of %g is one for SGD; %s wants 0.002 or less"
+        logger.warning(said, name, settings.learning_rate, settings.optimizer)
     steps = settings.epochs * math.ceil(slices / (settings.batch_size * world))
     if settings.warmup_steps > steps / 2:
         said = "stage %s: the rate grows for %d steps, and there are %d: lower warmup_steps, or raise epochs"
@@ -203,8 +215,8 @@ def _validate(
     return total.over(accelerator)
 
 
-def _selected(watched: Mapping[str, float], stage: Stage) -> float:
-    """The mean that tells whether an epoch is the best one."""
+def _selected(watched: Mapping[str, float], stage: Stage, epoch: int) -> float:
+    """The mean that tells whether an epoch is the best one; infinite, and so never the best, where it is no number."""
     wanted = stage.settings.select_by
     if wanted not in watched:
         raise ConfigError(
@@ -214,6 +226,9 @@ def _selected(watched: Mapping[str, float], stage: Stage) -> float:
             expected=f"one of {', '.join(watched)}",
             fix=f"set select_by = 'loss' for stage {stage.name!r}",
         )
+    if not math.isfinite(watched[wanted]):
+        logger.warning("stage %s: the validation loss of epoch %d is not finite; it is not kept", stage.name, epoch)
+        return math.inf
     return watched[wanted]
 
 
@@ -263,15 +278,14 @@ def _resume(folder: Path, stage: str, work: Optimisation, device: torch.device) 
     numbers = progress.numbers
     work.rate.load(numbers)
     work.averaged.load(progress.averaged, numbers.get("updates", 0))
-    return StageState(
-        numbers["epoch"], numbers["best_loss"], numbers["best_epoch"], dict(progress.best), numbers["finished"]
-    )
+    best_loss = math.inf if numbers["best_loss"] is None else numbers["best_loss"]
+    return StageState(numbers["epoch"], best_loss, numbers["best_epoch"], dict(progress.best), numbers["finished"])
 
 
 def _save(folder: Path, stage: str, state: StageState, work: Optimisation, accelerator: Accelerator) -> None:
     if accelerator.is_main_process:
         numbers = {
-            "best_loss": state.best_loss,
+            "best_loss": None if math.isinf(state.best_loss) else state.best_loss,  # none was finite yet
             "best_epoch": state.best_epoch,
             "finished": state.finished,
             **work.rate.numbers(),

@@ -55,13 +55,15 @@ class LearningRate:
         if self.settings.schedule != "plateau":
             return {}
         plateau = {name: getattr(self._plateau, name) for name in _PLATEAU_NUMBERS}
+        plateau["best"] = None if math.isinf(plateau["best"]) else plateau["best"]  # no loss was finite yet
         return {"learning_rate": self._holder.param_groups[0]["lr"], "scheduler": plateau}
 
     def load(self, numbers: Mapping[str, Any]) -> None:
         """The inverse of `numbers`."""
         if self.settings.schedule != "plateau":
             return
-        self._plateau.load_state_dict({**self._plateau.state_dict(), **numbers["scheduler"]})
+        kept = {name: value for name, value in numbers["scheduler"].items() if value is not None}
+        self._plateau.load_state_dict({**self._plateau.state_dict(), **kept})
         self._holder.param_groups[0]["lr"] = numbers["learning_rate"]
 
 

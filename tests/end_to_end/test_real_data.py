@@ -27,14 +27,6 @@ pytestmark = [pytest.mark.real_data, pytest.mark.slow]
 
 
 @pytest.fixture(scope="module")
-def acdc(real_data) -> Path:
-    found = sorted(folder for folder in real_data.glob("*ACDC*") if (folder / "dataset.json").is_file())
-    if not found:
-        pytest.skip(f"no folder named *ACDC* with a dataset.json in {real_data}")
-    return found[0]
-
-
-@pytest.fixture(scope="module")
 def work(acdc, tmp_path_factory) -> Path:
     """A run trained on six patients, prompts for all test cases, and the prediction of the first."""
     folder = tmp_path_factory.mktemp("acdc")
