@@ -6,6 +6,8 @@
 {LDFSAM − UNet @ ISIC, MMOTU}        a difference, paired, and the mean over some targets
 {AP: detector, the teacher @ RV}     another measure, by its name in the store
 {verdict: S+D before D}              what became of a claim of the suite
+{sum: S+D before D}                  its sum in the mean over targets, with the interval
+{sum: S+D before D @ RV}             on one of them
 """
 
 from __future__ import annotations
@@ -22,6 +24,7 @@ from steadysam.metrics import METRICS
 from steadysam.report.benchmark.claims import claim_rows, weigh
 from steadysam.report.benchmark.lines import MEAN
 from steadysam.report.benchmark.pooling import Book
+from steadysam.report.table import interval_of, with_interval
 
 _FIGURE = re.compile(r"\{([^{}]+)\}")
 _PLACE = re.compile(r"(?P<targets>.+?)(?:, seed (?P<seed>\d+))?")
@@ -34,13 +37,16 @@ def with_figures(text: str, book: Book) -> str:
         ValueError: a figure that the store does not have, or braces that ask for none.
     """
     means = replace(book, draws=1)  # words have no intervals
-    verdicts = {row["claim"]: row["verdict"] for row in claim_rows(book) if row["target"] == MEAN}
+    claims = {(row["claim"], row["target"]): row for row in claim_rows(book)}
 
     def shown(match: re.Match[str]) -> str:
         asked = " ".join(match[1].split())  # words are wrapped
         head, _, name = asked.partition(": ")
-        if head == "verdict" and name in verdicts:
-            return verdicts[name]
+        claim, _, target = name.partition(" @ ")
+        if head == "verdict" and (name, MEAN) in claims:
+            return claims[name, MEAN]["verdict"]
+        if head == "sum" and "value" in (row := claims.get((claim, target or MEAN), {})):
+            return str(with_interval(row["value"], interval_of(row), " to "))
         number = _number(asked, means)
         if number is None:
             raise ValueError(f"{{{asked}}}: the store has no such figure")

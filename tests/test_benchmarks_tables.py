@@ -142,11 +142,21 @@ def test_figures_in_the_words_of_a_page_come_from_the_store(tmp_path, monkeypatc
         "B @ LV, seed 2": "0.000",
         "dsc_positive: B @ LV": "0.225",
         "verdict: A before B": "holds",
+        "sum: A before B": "0.250 (0.200 to 0.275)",
+        "sum: A before B @ LV": "0.150 (0.100 to 0.200)",
     }
     for text, figure in asked.items():
         assert words.with_figures(f"So {{{text}}}.", book) == f"So {figure}.\n"
     assert words.with_figures("- It is {A, tuned\n  @ LA}.", book) == "- It is 0.800.\n", "words are wrapped"
-    for text in ("C @ LV", "B @ RV", "B @ LA, seed 2", "B", "verdict: B before A", "AP: B @ LV"):
+    for text in (
+        "C @ LV",
+        "B @ RV",
+        "B @ LA, seed 2",
+        "B",
+        "verdict: B before A",
+        "sum: A before B @ RV",
+        "AP: B @ LV",
+    ):
         with pytest.raises(ValueError, match="no such figure"):
             words.with_figures(f"{{{text}}}", book)
 
