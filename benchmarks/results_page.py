@@ -114,7 +114,7 @@ PAGES = {
         LDFSAM,
         suite="ldfsam_drawn_cpu.toml",
         document="results_ldfsam_drawn.md",
-        pictures=CLAIMS,  # others when their rows are there
+        pictures={name: LDFSAM.pictures[name] for name in ("claims", "annotation-budget-none")},  # others when there
         steps=(
             *LDFSAM.steps,
             "UNet -> UNet, drawn pictures first",
