@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import io
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from figures_in_words import with_figures
+from PIL import Image
 from timing import records, trained_seconds
 
 from steadysam.bench.run import rows_of_tables
@@ -180,9 +182,17 @@ def picture(page: Page, figure: str, report: Path, docs: Path) -> str:
     if figure not in page.pictures or not path.exists():
         return ""
     name = f"{Path(page.document).stem}-{figure}.png"
-    write_bytes(docs / name, path.read_bytes())
+    write_bytes(docs / name, with_palette(path.read_bytes()))
     said = page.pictures[figure]
     return f"![{said}]({name})\n\n*{said}*\n"
+
+
+def with_palette(png: bytes) -> bytes:
+    """The picture in 256 colours: a third of the size, and every version stays in the repository."""
+    small = io.BytesIO()
+    flat = Image.open(io.BytesIO(png)).convert("RGB")
+    flat.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    return small.getvalue()
 
 
 def hours(suite: Suite, store: Path, tables: tuple[str, ...]) -> str:

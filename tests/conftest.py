@@ -81,6 +81,25 @@ def real_data() -> Path:
 
 
 @pytest.fixture(scope="session")
+def acdc(real_data) -> Path:
+    """Cardiac MRI (Bernard et al., IEEE TMI 2018): LV, RV and myocardium."""
+    return _data_set(real_data, "*ACDC*")
+
+
+@pytest.fixture(scope="session")
+def isic(real_data) -> Path:
+    """Dermoscopy (Codella et al., 2019), JPEG pictures with PNG labels."""
+    return _data_set(real_data, "*ISIC*")
+
+
+def _data_set(folder: Path, pattern: str) -> Path:
+    found = sorted(path for path in folder.glob(pattern) if (path / "dataset.json").is_file())
+    if not found:
+        pytest.skip(f"no folder named {pattern} with a dataset.json in {folder}")
+    return found[0]
+
+
+@pytest.fixture(scope="session")
 def toy_dataset(tmp_path_factory) -> Path:
     """Six labelled volumes of a bright, drifting blob in nnU-Net raw layout: (20, 26, 4), oblique, 1 x 1.2 x 4 mm."""
     from steadysam.data.volumes import write_mask, write_volume

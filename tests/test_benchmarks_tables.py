@@ -1,10 +1,13 @@
 """Tables of benchmarks/ that stand beside the report: trained rows against their floors, students against a teacher."""
 
 import importlib
+import io
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from steadysam.bench.claims import Claim, keep_claims
 from steadysam.bench.store import run_path
@@ -159,6 +162,17 @@ def test_figures_in_the_words_of_a_page_come_from_the_store(tmp_path, monkeypatc
     ):
         with pytest.raises(ValueError, match="no such figure"):
             words.with_figures(f"{{{text}}}", book)
+
+
+def test_pictures_of_pages_are_small_and_keep_their_colours(monkeypatch):
+    page = script_of("results_page", monkeypatch)
+    drawn = Image.fromarray(np.kron(np.arange(48).reshape(4, 4, 3) * 5, np.ones((50, 70, 1))).astype(np.uint8))
+    png = io.BytesIO()
+    drawn.convert("RGBA").save(png, "PNG")
+    small = page.with_palette(png.getvalue())
+    assert len(small) < len(png.getvalue())
+    assert np.abs(np.asarray(Image.open(io.BytesIO(small)).convert("RGB"), int) - np.asarray(drawn, int)).max() <= 1
+    assert page.with_palette(png.getvalue()) == small
 
 
 def test_words_are_wrapped_without_touching_headings_or_items(monkeypatch):
