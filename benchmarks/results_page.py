@@ -191,7 +191,9 @@ def with_palette(png: bytes) -> bytes:
     """The picture in 256 colours: a third of the size, and every version stays in the repository."""
     small = io.BytesIO()
     flat = Image.open(io.BytesIO(png)).convert("RGB")
-    flat.quantize(256, dither=Image.Dither.NONE).save(small, "PNG", optimize=True)
+    # the other ways of choosing colours lose those of small marks
+    few = flat.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
+    few.save(small, "PNG", optimize=True)
     return small.getvalue()
 
 
