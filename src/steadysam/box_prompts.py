@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.data.slices import fit_masks, prepare_stack
-from steadysam.detection.average_precision import FoundBoxes, Hits, match_boxes, precision_draws
+from steadysam.detection.average_precision import FoundBoxes, Hits, match_boxes, precision_draws, precisions
 from steadysam.detection.boxes import boxes_of_mask
 from steadysam.detection.yolo import Detector
 from steadysam.errors import ConfigError, ResourceError
@@ -192,10 +192,9 @@ def score_boxes(
 
 
 def _score(name: str, cases: Sequence[CaseBoxes], matches: Sequence[Hits]) -> dict[str, Any]:
-    values = {key: float(value) for key, (value,) in precision_draws(matches, np.ones((1, len(matches)))).items()}
     slices, boxes = sum(len(case.truth) for case in cases), sum(len(case.prompts) for case in cases)
     counts = {"slices": slices, "objects": sum(hits.true for hits in matches), "boxes": boxes}
-    shown = {key: None if math.isnan(value) else value for key, value in values.items()}
+    shown = {key: None if math.isnan(value) else value for key, value in precisions(matches).items()}
     return {"case": name, **counts, **shown, "AP_low": None, "AP_high": None}
 
 

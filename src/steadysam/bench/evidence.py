@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from steadysam.box_prompts import true_boxes
 from steadysam.data.slices import fit_masks
-from steadysam.detection.average_precision import OVERLAPS, FoundBoxes, Hits, match_boxes, precision_draws
+from steadysam.detection.average_precision import OVERLAPS, FoundBoxes, Hits, match_boxes, precisions
 from steadysam.geometry import slice_points
 from steadysam.segmenting import Result
 from steadysam.types import Mask, Prompts, SlicePoints
@@ -108,8 +108,7 @@ class Evidence:
     def detection(self) -> dict[str, Any]:
         """AP50, AP75 and AP over all slices (None without a true box), how many boxes there were, and their matches."""
         matches = list(self.matches.values())
-        once = precision_draws(matches, np.ones((1, len(matches))))
-        shown = {name: None if np.isnan(value) else round(float(value), 5) for name, (value,) in once.items()}
+        shown = {name: None if np.isnan(value) else round(value, 5) for name, value in precisions(matches).items()}
         counts = {"found": self.found, "true": sum(hits.true for hits in matches)}
         cases = {name: _packed(hits) for name, hits in self.matches.items()}
         return {**shown, **counts, "least_score": self.least_score, "cases": cases}

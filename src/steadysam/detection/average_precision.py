@@ -67,19 +67,27 @@ def average_precision(
     Raises:
         ValueError: `found` and `truth` are not of equally many images.
     """
-    return _summary(_matches(_ranked(found, truth, most), (overlap,)))[0]
+    matched = _matches(_ranked(found, truth, most), (overlap,))
+    order = np.argsort(-matched.scores, kind="stable")
+    true = np.array([matched.true], np.float64)
+    return float(_areas(matched.hits[order], np.ones((1, len(order))), true)[0, 0])
 
 
 def average_precision_summary(
     found: Sequence[Scored], truth: Sequence[ArrayLike], *, most: int = 100
 ) -> dict[str, float]:
     """`AP50`, `AP75` and `AP`, the mean over IoU 0.50, 0.55, ..., 0.95; arguments as in `average_precision`."""
-    return _named(_summary(match_boxes(found, truth, most=most)))
+    return precisions([match_boxes(found, truth, most=most)])
 
 
 def match_boxes(found: Sequence[Scored], truth: Sequence[ArrayLike], *, most: int = 100) -> Hits:
     """Arguments as in `average_precision`, which says what a match is."""
     return _matches(_ranked(found, truth, most), OVERLAPS)
+
+
+def precisions(groups: Sequence[Hits]) -> dict[str, float]:
+    """`AP50`, `AP75` and `AP` of all images of all groups; NaN if none has a true box."""
+    return {name: float(value) for name, (value,) in precision_draws(groups, np.ones((1, len(groups)))).items()}
 
 
 def precision_draws(groups: Sequence[Hits], times: NDArray[np.float64]) -> dict[str, NDArray[np.float64]]:
@@ -100,10 +108,7 @@ def precision_draws(groups: Sequence[Hits], times: NDArray[np.float64]) -> dict[
     true = times @ np.array([group.true for group in groups], np.float64)
     step = max(1, _TOGETHER // max(1, len(owner)))
     parts = [slice(start, start + step) for start in range(0, len(times), step)]
-    return _named(np.concatenate([_areas(hits, times[part][:, owner], true[part]) for part in parts], axis=1))
-
-
-def _named(values: NDArray[np.float64]) -> dict[str, Any]:
+    values = np.concatenate([_areas(hits, times[part][:, owner], true[part]) for part in parts], axis=1)
     return {"AP50": values[0], "AP75": values[5], "AP": values.mean(axis=0)}
 
 
@@ -152,12 +157,6 @@ def _hits(with_true: NDArray[np.float64], overlap: float) -> NDArray[np.bool_]:
         if best >= 0 and candidates[best] >= overlap - 1e-10:
             free[best], hit[row] = False, True
     return hit
-
-
-def _summary(hits: Hits) -> NDArray[np.float64]:
-    """Average precision at every overlap."""
-    order = np.argsort(-hits.scores, kind="stable")
-    return _areas(hits.hits[order], np.ones((1, len(order))), np.array([hits.true], np.float64))[:, 0]
 
 
 def _areas(hits: NDArray[np.bool_], times: NDArray[np.float64], true: NDArray[np.float64]) -> NDArray[np.float64]:
