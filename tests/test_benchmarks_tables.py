@@ -91,7 +91,7 @@ def test_the_hours_of_a_table_count_the_runs_that_its_own_start_from(tmp_path, m
     ):
         write_json(run_path(tmp_path, "Kvasir", 10, run), {"seconds": seconds})
     text = page.hours(suite, tmp_path, ("prompt form", "comparison"))
-    # 12 targets and seeds of box, D, S, S+D and the detector; the teacher's four prompt forms have one seed
+    # 12 targets and seeds of box, D, S and S+D from both detectors, and of the detector
     assert "| prompt form | 2 | 108 | 1.5 |" in text
     assert "| comparison | 0 |" in text
 

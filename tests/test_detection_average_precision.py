@@ -14,6 +14,8 @@ from steadysam.detection.average_precision import (
     average_precision_summary,
     match_boxes,
     precision_draws,
+    precisions,
+    redrawn_precision,
 )
 from steadysam.detection.boxes import Detections
 
@@ -128,3 +130,14 @@ def test_draws_without_a_true_box_or_without_a_found_one():
     drawn = precision_draws([nothing, missed], np.array([[1.0, 0], [0, 2], [1, 1]]))["AP"]
     assert math.isnan(drawn[0])
     assert drawn[1:].tolist() == [0, 0]
+
+
+def test_a_redrawn_set_without_a_true_box_takes_the_value_of_all():
+    nothing = match_boxes([found((MISS, 0.9))], [TRUE[:0]])
+    half, full = (match_boxes([found(*((box, 0.8) for box in TRUE[:count]))], [TRUE]) for count in (1, 2))
+    times = np.array([[1.0, 0, 0], [1, 0, 2], [0, 1, 0]])
+    drawn = redrawn_precision([nothing, half, full], times, "AP50").tolist()
+    whole = precisions([nothing, half, full])["AP50"]
+    assert drawn[0] == whole
+    assert 0 < drawn[2] < whole < 1
+    assert np.isnan(redrawn_precision([nothing], times[:, :1], "AP")).all()

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from steadysam.data.slices import fit_masks, prepare_stack
-from steadysam.detection.average_precision import FoundBoxes, Hits, match_boxes, precision_draws, precisions
+from steadysam.detection.average_precision import FoundBoxes, Hits, match_boxes, precisions, redrawn_precision
 from steadysam.detection.boxes import boxes_of_mask
 from steadysam.detection.yolo import Detector
 from steadysam.errors import ConfigError, ResourceError
@@ -185,7 +185,7 @@ def score_boxes(
         together = _score("all", cases, matches)
         owners = [(patients or {}).get(case.name, case.name) for case in cases]
         if together["AP"] is not None and len(set(owners)) > 1:
-            low, high = _interval(matches, owners, together["AP"], generator_of(seed, "AP", "patients"), draws)
+            low, high = _interval(matches, owners, generator_of(seed, "AP", "patients"), draws)
             together |= {"AP_low": low, "AP_high": high}
         rows.append(together)
     return rows
@@ -199,9 +199,8 @@ def _score(name: str, cases: Sequence[CaseBoxes], matches: Sequence[Hits]) -> di
 
 
 def _interval(
-    matches: Sequence[Hits], owners: Sequence[str], whole: float, generator: np.random.Generator, draws: int
+    matches: Sequence[Hits], owners: Sequence[str], generator: np.random.Generator, draws: int
 ) -> tuple[float, float]:
     place = {name: n for n, name in enumerate(dict.fromkeys(owners))}
     _, times = times_drawn(generator, draws, 1, len(place))
-    drawn = precision_draws(matches, times[:, [place[name] for name in owners]])["AP"]
-    return percentile_interval(np.where(np.isnan(drawn), whole, drawn))  # all patients drawn may lack the target
+    return percentile_interval(redrawn_precision(matches, times[:, [place[name] for name in owners]], "AP"))

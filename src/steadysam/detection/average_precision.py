@@ -112,6 +112,15 @@ def precision_draws(groups: Sequence[Hits], times: NDArray[np.float64]) -> dict[
     return {"AP50": values[0], "AP75": values[5], "AP": values.mean(axis=0)}
 
 
+def redrawn_precision(groups: Sequence[Hits], times: NDArray[np.float64], measure: str) -> NDArray[np.float64]:
+    """(draws,) of one of `PRECISIONS` for a bootstrap; a draw without a true box takes the value of all groups.
+
+    Arguments as in `precision_draws`. NaN only if no group has a true box.
+    """
+    drawn = precision_draws(groups, times)[measure]
+    return np.where(np.isnan(drawn), precisions(groups)[measure], drawn)
+
+
 # per image: scores (K,), best first, and IoU (K, G) with the true boxes
 _Ranked = list[tuple[NDArray[np.float64], NDArray[np.float64]]]
 

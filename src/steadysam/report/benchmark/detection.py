@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from steadysam.bench.evidence import kept_matches
 from steadysam.bench.store import Cell
-from steadysam.detection.average_precision import PRECISIONS, precision_draws
+from steadysam.detection.average_precision import PRECISIONS, redrawn_precision
 from steadysam.report.benchmark.pooling import Book, Pool
 from steadysam.report.html import Table
 from steadysam.report.table import INTERVALS, interval_of, with_interval
@@ -93,8 +93,7 @@ def drawn_precisions(
             if hits is None or one[measure] is None:
                 return None
             columns = [patients[cell.patients[name]] for name in hits]
-            drawn = precision_draws(list(hits.values()), of_patients[:, columns])[measure]
-            by_seed.append(np.where(np.isnan(drawn), one[measure], drawn))  # all patients drawn may lack the target
+            by_seed.append(redrawn_precision(list(hits.values()), of_patients[:, columns], measure))
         found.append((of_seeds * np.stack(by_seed, axis=1)).sum(axis=1) / of_seeds.sum(axis=1))
     return found
 
