@@ -22,12 +22,11 @@ from unittest import mock
 
 import numpy as np
 import torch
-from timing import in_turns, records, trained_seconds
+from timing import in_turns, random_weights, records, trained_seconds
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from steadysam.backbones import build_backbone
 from steadysam.bench.group import Folders, Group
 from steadysam.bench.run import rows_of_tables
 from steadysam.bench.suite import Suite, read_suite
@@ -94,7 +93,7 @@ def table(suite: Suite, rows: Sequence[str], store: Path | None, slices: int, re
     built: dict[str, Built] = {}
     for row in rows:
         built[row] = build(suite, row, slices)
-        sizes = [built[row].config.preprocess.size, *([detail] if (detail := _detail(built[row].config)) else [])]
+        sizes = [built[row].config.preprocess.size, *([detail] if (detail := detail_of(built[row].config)) else [])]
         lines[row] = {"row": row, "pixels": " + ".join(map(str, sizes)), **counts(built[row], slices)}
     for row, seconds in in_turns({row: one.work for row, one in built.items()}, repeats).items():
         lines[row] |= {"ms": f"{1000 * seconds / slices:.1f}", "seconds": seconds}
@@ -116,9 +115,9 @@ def build(suite: Suite, row: str, slices: int) -> Built:
     method, settings = METHODS[config.method_name], config.method_config()
     traits = traits_of(method, settings)
     size = config.preprocess.size
-    backbone = build_backbone(config.backbone.name, size, weights=False) if traits.backbone else None
+    backbone = random_weights(config.backbone.name, size) if traits.backbone else None
     model = method.build(settings, backbone).eval()
-    stack, points = noise(size, _detail(config), slices)
+    stack, points = noise(size, detail_of(config), slices)
     points = points if traits.prompted else [SlicePoints.empty()] * slices
 
     def work() -> None:
@@ -168,7 +167,7 @@ def one_box_each() -> Iterator[None]:
         yield
 
 
-def _detail(config: RunConfig) -> int:
+def detail_of(config: RunConfig) -> int:
     """The second image size of methods with a detector, or 0."""
     settings = config.method_config()
     detector = getattr(settings, "detector", settings)

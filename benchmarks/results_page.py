@@ -82,6 +82,7 @@ LDFSAM = Page(
         "Students against their teacher": "ldfsam_agreement.md",
         "Cost, as trained here": "ldfsam_cost.md",
         "Cost at the paper's size": "ldfsam_cost_full.md",
+        "A training step at the paper's size": "ldfsam_step_full.md",
     },
 )
 

@@ -15,9 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from timing import in_turns
+from timing import in_turns, random_weights
 
-from steadysam.backbones import build_backbone
 from steadysam.embeddings import EmbeddingCache
 from steadysam.files import write_text
 from steadysam.methods import spd
@@ -51,7 +50,7 @@ def drawn_case(size: int, depth: int, name: str) -> TrainingCase:
 def measure(backbone: str, size: int, depth: int, repeats: int) -> list[dict[str, object]]:
     """The rows of one backbone at one size."""
     config = Config(adapt="lora" if backbone.startswith("sam-vit") else "full")
-    model = spd.build(config, build_backbone(backbone, size, weights=False)).eval()
+    model = spd.build(config, random_weights(backbone, size)).eval()
 
     case = drawn_case(size, depth, backbone)
     key = encoder_key(model.sam)

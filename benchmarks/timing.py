@@ -5,9 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from steadysam.backbones import BACKBONES
+from steadysam.backbones.build import random_backbone
 from steadysam.bench.group import run_place
 from steadysam.bench.run import trained_runs
 from steadysam.bench.store import run_path
@@ -15,15 +18,25 @@ from steadysam.bench.suite import Suite
 from steadysam.files import read_json
 
 
+def random_weights(name: str, image_size: int) -> Any:
+    """A backbone of `BACKBONES` with random weights: times and gradients do not need those that were trained."""
+    return random_backbone(BACKBONES[name].architecture, image_size, seed=0, name=name)
+
+
 def in_turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Median wall seconds of each, called one after the other `repeats` times, after one round that is not counted."""
+    """Median wall seconds of each, see `turns`."""
+    return {name: float(np.median(found)) for name, found in turns(works, repeats).items()}
+
+
+def turns(works: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
+    """Wall seconds of each, called one after the other `repeats` times, after one round that is not counted."""
     times: dict[str, list[float]] = {name: [] for name in works}
     for _ in range(repeats + 1):
         for name, work in works.items():
             start = time.perf_counter()
             work()
             times[name].append(time.perf_counter() - start)
-    return {name: float(np.median(found[1:])) for name, found in times.items()}
+    return {name: found[1:] for name, found in times.items()}
 
 
 def records(suite: Suite, row: str, store: Path) -> Iterator[list[Path]]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from steadysam.bench.claims import Claim, keep_claims
@@ -20,7 +21,7 @@ from stores import case, dices, put, scored
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
-@pytest.fixture(params=["floor", "agreement", "starts", "cost"])
+@pytest.fixture(params=["floor", "agreement", "starts", "cost", "training_step"])
 def script(request, monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module(request.param)
@@ -127,6 +128,26 @@ def test_the_cost_of_rows_leaves_out_a_teacher_and_counts_a_box(tmp_path, monkey
     assert [line[0].strip("| ") for line in lines] == list(runs)
     assert [line[-1].strip("| ") for line in lines] == ["0.5", "1.0", "–"]
     assert lines[0][-2] == "1.00", "without the row of bare segmenters times are relative to the first"
+
+
+def test_a_training_step_trains_what_the_mask_stage_trains_and_is_told_beside_the_bare_segmenter(monkeypatch):
+    step = script_of("training_step", monkeypatch)
+    detector = {"teacher": "", "image_size": 64}
+    runs = {name: {"method": {"name": "ldfsam", "mode": name, "detector": detector}} for name in ("none", "box", "SD")}
+    values = {"name": "step", "training": "none", "targets": {"blob": {"dataset": "x"}}}
+    values |= {"prompts": {"none": {"nothing": True}}, "runs": runs, "rows": {name: {"run": name} for name in runs}}
+    values |= {"run": {"preprocess": {"size": 64}, "backbone": {"name": "steadysam-test"}}}
+    suite = validated(Suite, values)
+    built = step.build(suite, "SD", 2)
+    before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
+    step.training_step(built, 2)()
+    moved = {name for name, p in built.model.named_parameters() if not torch.equal(before[name], p)}
+    assert {name.split(".")[0] for name in moved} == {"backbone", "prompter", "detector"}
+    assert not any(name.startswith("detector.head") for name in moved)
+    lines = [line.strip("| ").split(" | ") for line in step.table(suite, list(runs), 2, 2).splitlines()[2:]]
+    assert [line[0] for line in lines] == list(runs)
+    assert lines[0][-2:] == ["1.000", "1.000–1.000"]
+    assert float(lines[2][1]) > float(lines[1][1]) == float(lines[0][1]) > 0, "boxes train no more than nothing does"
 
 
 def test_figures_in_the_words_of_a_page_come_from_the_store(tmp_path, monkeypatch):

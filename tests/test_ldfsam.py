@@ -123,7 +123,8 @@ def gradients(model, config) -> dict[str, float]:
 
 
 @pytest.mark.parametrize(
-    ("name", "adapt"), [("sam-test", "lora"), ("steadysam-test", "lora"), ("sam-med2d-test", "adapters")]
+    ("name", "adapt"),
+    [("sam-test", "lora"), ("sam-test", "adapters"), ("steadysam-test", "lora"), ("sam-med2d-test", "adapters")],
 )
 def test_where_the_mask_loss_reaches(name, adapt):
     """ldfsam.md 4, check 4."""

@@ -57,6 +57,15 @@ def test_the_verdict_is_where_the_interval_lies(tmp_path, gains, verdict):
     assert rows_of(tmp_path, AHEAD)["A before B", MEAN]["verdict"] == verdict
 
 
+@pytest.mark.parametrize(("worse", "verdict"), [(0.001, "holds"), (0.003, "fails")])
+def test_not_worse_allows_a_margin_and_no_more(tmp_path, worse, verdict):
+    put(tmp_path, "A", dices(0.5 - worse, 0.6 - worse))
+    put(tmp_path, "B", dices(0.5, 0.6))
+    found = rows_of(tmp_path, {"A not behind B": Claim(rows={"A": 1, "B": -1}, margin=0.002)})["A not behind B", MEAN]
+    assert (found["verdict"], found["seeds above"]) == (verdict, "0 of 1"), "seeds are counted above zero all the same"
+    assert found["sum"] == "A − B, not below −0.002"
+
+
 def test_seeds_that_disagree_leave_a_claim_open_though_all_patients_agree(tmp_path):
     for seed, gain in ((0, 0.3), (1, -0.1)):
         put(tmp_path, "A", dices(*[0.5 + gain] * 8), seed=seed)
@@ -163,7 +172,18 @@ def test_a_store_keeps_its_claims(tmp_path):
     assert kept_claims(tmp_path) == AHEAD
 
 
-@pytest.mark.parametrize("wrong", [{"rows": {}}, {"rows": {"A": 0}}, {"rows": {"A": 1}, "measure": "dice"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"rows": {}},
+        {"rows": {"A": 0}},
+        {"rows": {"A": 1}, "measure": "dice"},
+        {"rows": {"A": 1}, "margin": -0.1},
+        {"rows": {"A": 1}, "margin": float("inf")},
+        {"rows": {"A": 1}, "than": "AP50"},
+        {"rows": {"A": 1}, "measure": "AP75", "than": "dsc"},
+    ],
+)
 def test_a_claim_without_rows_weight_or_measure_is_refused(wrong):
     with pytest.raises(ValidationError):
         Claim(**wrong)
@@ -191,3 +211,28 @@ def test_all_rows_of_a_claim_are_drawn_with_the_same_patients_and_seeds(tmp_path
             put(tmp_path, row, dices(*[0.5] * 4), seed=seed, evidence=matched(*right))
     mean = rows_of(tmp_path, claim)["A before B", MEAN]
     assert (mean["value"], mean["low"], mean["high"]) == (0, 0, 0)
+
+
+def tight(*overlaps):
+    """Evidence of a true box per case, found with that IoU."""
+    true = np.array([[0.0, 0, 10, 10]])
+    found = [FoundBoxes(true * [1, 1, 1, overlap], np.array([0.9])) for overlap in overlaps]
+    matches = {f"c{n}": match_boxes([one], [true]) for n, one in enumerate(found)}
+    return {"detection": Evidence(found=len(found), matches=matches).detection()}
+
+
+def test_a_gain_in_one_precision_is_weighed_against_that_in_another(tmp_path):
+    put(tmp_path, "A", dices(*[0.5] * 6), evidence=tight(*[0.9] * 6))
+    put(tmp_path, "B", dices(*[0.5] * 6), evidence=tight(*[0.9] * 3, *[0.6] * 3))  # all found at 0.5, half at 0.75
+    more = {
+        "AP75": Claim(rows={"A": 1, "B": -1}, measure="AP75", than="AP50"),
+        "AP50": Claim(rows={"A": 1, "B": -1}, measure="AP50", than="AP75"),
+        "alone": Claim(rows={"A": 1, "B": -1}, measure="AP75"),
+    }
+    found = {name: rows_of(tmp_path, more)[name, MEAN] for name in more}
+    assert found["AP75"]["value"] == found["alone"]["value"] > 0, "nothing is gained at 0.5"
+    assert found["AP50"]["value"] == -found["AP75"]["value"]
+    assert found["AP75"]["measure"] == "AP75 − AP50"
+    assert found["AP75"]["low"] < found["AP75"]["value"] < found["AP75"]["high"]
+    put(tmp_path, "B", dices(*[0.5] * 6), evidence=boxes(0.1))
+    assert rows_of(tmp_path, more)["AP75", MEAN]["low"] is None, "an older cell has no matches to draw"

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import field_validator
+from pydantic import Field, field_validator, model_validator
 
 from steadysam.detection.average_precision import PRECISIONS
 from steadysam.files import read_json, write_json
@@ -35,11 +35,15 @@ class Claim(FrozenConfig):
     Args:
         rows: row -> weight; `ROW [SET]` is the row with that prompt set, `ROW` with the first that it was scored with.
         measure: of `METRICS`, over slices or volumes; or `AP`, `AP50`, `AP75` of what finds boxes.
+        than: `measure` gains more than this one does: its sum is taken off. Both of `AP`, `AP50`, `AP75`.
+        margin: how far below zero the sum may be, for a claim that A is not worse than B; in units of the measure.
         given: another claim without which there is nothing to judge, such as the gap itself.
     """
 
     rows: dict[str, float]
     measure: str = "dsc"
+    than: str | None = None
+    margin: float = Field(default=0.0, ge=0, allow_inf_nan=False)
     given: str | None = None
 
     @field_validator("rows")
@@ -56,6 +60,12 @@ class Claim(FrozenConfig):
             raise ValueError(f"no measure {measure!r}; there are: {', '.join((*METRICS, *PRECISIONS))}")
         return measure
 
+    @model_validator(mode="after")
+    def _compares(self) -> Claim:
+        if self.than is not None and not {self.measure, self.than} <= set(PRECISIONS):
+            raise ValueError(f"`than` and its `measure` are two of {', '.join(PRECISIONS)}")
+        return self
+
     @property
     def terms(self) -> dict[str, Term]:
         """The keys of `rows`, taken apart."""
@@ -63,12 +73,18 @@ class Claim(FrozenConfig):
 
     @property
     def formula(self) -> str:
-        """The sum in words: "A − B + 0.5 × C"."""
+        """The sum in words: "A − B + 0.5 × C", and how far it may be below zero, if it may."""
         parts = []
         for row, weight in self.rows.items():
             sign = "−" if weight < 0 else "+"
             parts.append(f"{sign} {row}" if abs(weight) == 1 else f"{sign} {abs(weight):g} × {row}")
-        return " ".join(parts).removeprefix("+ ")
+        least = f", not below −{self.margin:g}" if self.margin else ""
+        return " ".join(parts).removeprefix("+ ") + least
+
+    @property
+    def measured(self) -> str:
+        """`measure`, or the difference of two: "AP75 − AP50"."""
+        return self.measure if self.than is None else f"{self.measure} − {self.than}"
 
 
 def keep_claims(store: Path, claims: Mapping[str, Claim]) -> None:

@@ -33,7 +33,8 @@ class Masks(StageSettings):
 class Config(FrozenConfig):
     """Every switch of LDFSAM; the defaults are the paper's, or ldfsam.md's where the paper is silent.
 
-    All but one: no teacher is trained unless its size is named, as the paper's is twenty times the student's.
+    All but two: no teacher is trained unless its size is named, as the paper's is twenty times the student's; and
+    `adapt`, which is the paper's `adapters` for the backbone of SAM-Med2D only (`steadysam train` sets it).
 
     Args:
         detector: the detector and its distillation.

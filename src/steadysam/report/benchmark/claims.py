@@ -34,7 +34,8 @@ HOLDS, FAILS, OPEN, MISSING, MOOT = "holds", "fails", "open", "rows missing", "n
 COLOURS = {HOLDS: SERIES[2], OPEN: SERIES[4], FAILS: SERIES[1], MOOT: "#999999"}
 CAPTION = (
     f"Each claim is that its sum is above zero. In brackets {INTERVALS}; not adjusted for the number of claims. "
-    "holds: the interval is above zero; fails: it is below; open: zero is within. Where older cells did not keep the "
+    "holds: the interval is above zero; fails: it is below; open: zero is within (for a sum that is claimed to be not "
+    "below a number, that number in place of zero). Where older cells did not keep the "
     "matches of their boxes average precision has no interval, and holds or fails if two seeds or more say so with one "
     "voice. Each target has the seeds that all rows of the claim have there; seeds above zero are those in whose mean "
     "over targets the sum is. A claim about a gap has nothing to judge where the gap itself does not hold."
@@ -81,7 +82,7 @@ def claim_rows(book: Book) -> list[dict[str, Any]]:
     verdicts: dict[str, str] = {}
     for name, claim in book.claims.items():
         weighed = {target: found for target in book.targets if (found := weigh(book, name, claim, target))}
-        said = {"claim": name, "sum": claim.formula, "measure": claim.measure}
+        said = {"claim": name, "sum": claim.formula, "measure": claim.measured}
         for target, one in weighed.items():
             own = {"target": target, "seeds": ", ".join(map(str, one.by_seed)), "n": one.n, "patients": one.patients}
             own |= {"seeds above": _above(list(one.by_seed.values()))}
@@ -109,7 +110,7 @@ def weigh(book: Book, name: str, claim: Claim, target: str) -> Weighed | None:
         return None
     pools = {row: pool.only(seeds) for row, pool in pools.items()}
     if claim.measure in PRECISIONS:
-        return _of_boxes(claim, pools, generator_of(book.seed, name, target), book.draws)
+        return _of_boxes(claim, pools, (book.seed, name, target), book.draws)
     return _of_samples(claim, pools, generator_of(book.seed, name, target), book.draws)
 
 
@@ -160,17 +161,24 @@ def _pool(book: Book, target: str, term: Term) -> Pool | None:
     return next(iter(own or [pool for pool in pools if pool.blind]), None)
 
 
-def _of_boxes(claim: Claim, pools: Mapping[str, Pool], generator: np.random.Generator, draws: int) -> Weighed | None:
+def _of_boxes(claim: Claim, pools: Mapping[str, Pool], key: tuple[int, str, str], draws: int) -> Weighed | None:
     """One number per seed, as average precision is of a whole test set; drawn anew where cells kept their matches."""
     known = {row: detections_of(pool) for row, pool in pools.items()}
     first = next(iter(pools.values()))
-    if any(len(found) < len(first.seeds) or None in [one[claim.measure] for one in found] for found in known.values()):
+    signs = {claim.measure: 1.0} | ({} if claim.than is None else {claim.than: -1.0})
+    cells = [one for found in known.values() for one in found]
+    if len(cells) < len(pools) * len(first.seeds) or None in [one[name] for one in cells for name in signs]:
         return None
-    sums = [sum(w * known[row][n][claim.measure] for row, w in claim.rows.items()) for n in range(len(first.seeds))]
+    terms = [(row, name, weight * sign) for row, weight in claim.rows.items() for name, sign in signs.items()]
+    sums = [sum(weight * known[row][n][name] for row, name, weight in terms) for n in range(len(first.seeds))]
     patients = len({origin.patient for origin in first.origins.values()})
-    drawn = drawn_precisions([pools[row] for row in claim.rows], claim.measure, generator, draws)
-    weights = tuple(claim.rows.values())
-    replicates = None if drawn is None else np.asarray(weights) @ np.stack(drawn)
+    rows, weights = [pools[row] for row in claim.rows], np.asarray(tuple(claim.rows.values()))
+    parts = [
+        sign * (weights @ np.stack(drawn))
+        for name, sign in signs.items()  # the same draws for both measures
+        if (drawn := drawn_precisions(rows, name, generator_of(*key), draws)) is not None
+    ]
+    replicates = np.sum(parts, axis=0) if len(parts) == len(signs) else None
     return Weighed(dict(zip(first.seeds, sums, strict=True)), float(np.mean(sums)), replicates, len(sums), patients)
 
 
@@ -212,7 +220,7 @@ def _verdict(claim: Claim, mean: Mapping[str, Any]) -> str:
         low, high = min(mean["of seeds"]), max(mean["of seeds"])
     if low is None:
         return OPEN
-    return HOLDS if low > 0 else FAILS if high < 0 else OPEN
+    return HOLDS if low > -claim.margin else FAILS if high < -claim.margin else OPEN
 
 
 def _above(values: Sequence[float]) -> str:

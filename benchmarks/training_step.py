@@ -1,0 +1,102 @@
+"""What one training step of the masks costs, beside that of the segmenter by itself (acceptance check 16 of LDFSAM).
+
+    python benchmarks/training_step.py benchmarks/suites/ldfsam.toml --slices 2 --repeats 5 \\
+        -o benchmarks/results/ldfsam_step_full.md
+
+A step is all that the loop does for a batch: augmentation, forward and backward pass, optimiser. Images are noise with
+a disc as the mask, weights random, numbers of 32 bits. Rows take turns in one process, so that ratios can be trusted
+further than times. Training the detectors is not in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import platform
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from cost import BARE, Built, build, detail_of, noise
+from timing import turns
+
+from steadysam.bench.suite import Suite, read_suite
+from steadysam.embeddings import EmbeddingCache
+from steadysam.files import write_text
+from steadysam.loop import StageStep
+from steadysam.methods import METHODS
+from steadysam.methods.contract import Chance, TrainingCase
+from steadysam.optimisation import make_optimisation
+from steadysam.report.table import to_markdown
+from steadysam.trainable import select_trainable, stage_buffers
+
+ROWS = (BARE, "boxes, student", "S+D, student")
+NOTE = (
+    "A step: augmentation, forward and backward pass, optimiser, for a batch of so many slices; the detector's part in "
+    "the mask stage is in it, its own training is not. Time: ratios of the same turn, their median and range."
+)
+
+
+def main() -> None:
+    """Measure and write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--rows", nargs="+", default=ROWS, help="the first is the unit; default: %(default)s")
+    parser.add_argument("--slices", type=int, default=8, help="of a batch")
+    parser.add_argument("--repeats", type=int, default=5, help="turns; the median counts")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    flags = parser.parse_args()
+    torch.set_num_threads(flags.threads)
+    text = [
+        f"`python benchmarks/training_step.py benchmarks/suites/{flags.suite.name}` · {platform.machine()}, "
+        f"{flags.threads} threads, torch {torch.__version__}, slices in a batch: {flags.slices}, "
+        f"median of {flags.repeats}; random weights.\n",
+        table(read_suite(flags.suite), flags.rows, flags.slices, flags.repeats),
+        NOTE,
+    ]
+    print(write_text(flags.output, "\n".join(text) + "\n"))
+
+
+def table(suite: Suite, rows: Sequence[str], slices: int, repeats: int) -> str:
+    """A line per row; times are relative to the first."""
+    built = {row: build(suite, row, slices) for row in rows}
+    times = turns({row: training_step(one, slices) for row, one in built.items()}, repeats)
+    lines: list[dict[str, Any]] = []
+    for row, one in built.items():
+        trained = sum(p.numel() for p in one.model.parameters() if p.requires_grad) / 1e6
+        ratios = [mine / unit for mine, unit in zip(times[row], times[rows[0]], strict=True)]
+        line = {"row": row, "trained": f"{trained:.3f}", "seconds": f"{np.median(times[row]):.2f}"}
+        lines.append(line | {"ratio": f"{np.median(ratios):.3f}", "range": f"{min(ratios):.3f}–{max(ratios):.3f}"})
+    headings = {"row": "", "trained": "trained, M", "seconds": "s per step", "ratio": f"time, {rows[0]} = 1"}
+    return to_markdown(lines, [*headings, "range"], headings=headings)
+
+
+def training_step(built: Built, slices: int) -> Callable[[], None]:
+    """One step of the row's last stage, the one that trains masks."""
+    settings = built.config.method_config()
+    stage = METHODS[built.config.method_name].stages(settings)[-1]
+    work = make_optimisation(stage, select_trainable(built.model, stage), stage_buffers(built.model, stage))
+    case = discs(built.config.preprocess.size, detail_of(built.config), slices)
+    samples = stage.samples(built.model, [case], EmbeddingCache())
+    module, chance = StageStep(built.model, stage), Chance(0, stage.name, 0, training=True)
+
+    def step() -> None:
+        module(samples.batch(range(len(samples)), chance))["loss"].backward()
+        work.optimizer.step()
+        work.optimizer.zero_grad()
+
+    return step
+
+
+def discs(size: int, detail: int, slices: int) -> TrainingCase:
+    """Slices of noise, each with a disc as its mask."""
+    stack, points = noise(size, detail, slices)
+    across = np.linspace(-1, 1, size)
+    disc = across[:, None] ** 2 + across**2 < 0.25
+    return TrainingCase("noise", stack, np.stack([disc] * slices), tuple(points))
+
+
+if __name__ == "__main__":
+    main()
