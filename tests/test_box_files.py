@@ -76,6 +76,19 @@ def test_the_record(run, toy_dataset, tmp_path):
     assert not (tmp_path / "out" / "detection.json").exists()
 
 
+def test_images_of_training_are_told_of_and_can_be_left_out(run, toy_dataset, tmp_path, caplog):
+    split = read_json(run / "run.json")["data"]["split"]
+    words = [*detect(run, toy_dataset / "imagesTr", tmp_path / "all"), "--threads", 1, "--labels"]
+    assert steadysam(*words, toy_dataset / "labelsTr") == 0
+    parts = {case["case"]: case["part"] for case in read_json(tmp_path / "all" / "run.json")["cases"]}
+    assert parts == {**dict.fromkeys(split["train"], "train"), **dict.fromkeys(split["val"], "val")}
+    assert f"{len(split['train'])} of 5 images trained this run and {len(split['val'])} chose its epochs" in caplog.text
+    words = [*detect(run, toy_dataset / "imagesTr", tmp_path / "val"), "--threads", 1, "--part"]
+    assert steadysam(*words, "val") == 0
+    assert [case["case"] for case in read_json(tmp_path / "val" / "run.json")["cases"]] == split["val"]
+    assert steadysam(*words, "test") == 4
+
+
 def test_the_same_command_gives_the_same_bytes(run, toy_dataset, tmp_path):
     for name in ("a", "b"):
         words = ["detect", "-i", toy_dataset / "imagesTs", "-m", run, "-o", tmp_path / name, "--threads", 1, *ANY]

@@ -121,6 +121,16 @@ def test_a_case_that_cannot_be_combined_stops_no_other(tmp_path):
     }
 
 
+def test_label_maps_of_an_earlier_call_are_told_of_and_the_fix_is_that_of_the_fault(tmp_path, caplog):
+    structures, out = folders(tmp_path), tmp_path / "out"
+    combine_folders(structures, out)
+    assert "earlier call" not in caplog.text
+    with pytest.raises(BatchError) as caught:
+        combine_folders(structures, out, disputed="probability")
+    assert caught.value.fix == "predict with --probabilities, or let the order decide"
+    assert "holds label maps of an earlier call, which evaluate would score: one, two" in caplog.text
+
+
 def test_the_output_is_none_of_the_inputs(tmp_path):
     a, b = folders(tmp_path)
     before = {path.name: path.read_bytes() for path in a.folder.iterdir()}

@@ -110,6 +110,42 @@ def test_patients(tmp_path: Path) -> None:
         assert code_of(lambda: read_dataset(tmp_path)) == "DATA_PATIENTS"
 
 
+@pytest.mark.parametrize("head", ["case;patient", "case\tpatient", " Case , Patient ", "patient,case"])
+def test_patients_in_a_table_as_spreadsheets_write_it(tmp_path: Path, head: str) -> None:
+    separator = next(sign for sign in ";\t," if sign in head)
+    pairs = ["Ap", "Bp", "Cq", "Dr"]
+    rows = [separator.join(reversed(pair) if head.startswith("patient") else pair) for pair in pairs]
+    (raw(tmp_path) / "cases.csv").write_text("\n".join([head, *rows, "", separator]) + "\n", "utf-8")
+    assert [case.patient for case in read_dataset(tmp_path).cases] == list("ppqr")
+
+
+@pytest.mark.parametrize("text", ["case,patient_id\nA,p\n", "name;Patient\nA;p\n", "case,patient\n"])
+def test_a_table_that_speaks_of_patients_is_not_passed_over(tmp_path: Path, text: str) -> None:
+    (raw(tmp_path) / "cases.csv").write_text(text, "utf-8")
+    assert code_of(lambda: read_dataset(tmp_path)) == "DATA_PATIENTS"
+
+
+def test_a_table_without_patients_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    (raw(tmp_path) / "cases.csv").write_text("case,site\nA,x\n", "utf-8")
+    read_dataset(tmp_path)
+    assert "cases.csv has no column of patients: every case counts as a patient of its own" in caplog.text
+
+
+def test_a_label_of_a_picture_that_lies_on_its_side() -> None:
+    def grid(*shape: int) -> Grid:
+        return Grid(shape, np.eye(4), 2)  # pyright: ignore
+
+    for image, label, said in (
+        (grid(6, 4, 1), grid(4, 6, 1), "EXIF"),
+        (grid(6, 4, 1), grid(5, 4, 1), "resample"),
+        (grid(6, 4, 3), grid(4, 6, 3), "resample"),
+    ):
+        with pytest.raises(InputError) as caught:
+            check_pair(image, label)
+        assert said in (caught.value.fix or "")
+
+
 def test_msd(tmp_path: Path) -> None:
     for name in ("imagesTr/a.nii.gz", "labelsTr/a.nii.gz", "imagesTs/b.nii.gz"):
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -235,7 +235,8 @@ def test_grey_and_colour_pictures_have_x_first(tmp_path: Path) -> None:
     assert np.array_equal(read_volume(picture(tmp_path / "b.png", deep)).slice_image(0), deep)
 
 
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
+def test_exif_rotation_is_applied_and_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
     array = np.zeros((8, 16), np.uint8)
     array[:4, :4] = 255  # bright top left as stored
     exif = Image.Exif()
@@ -244,6 +245,7 @@ def test_exif_rotation_is_applied(tmp_path: Path) -> None:
     assert volume.slice_image(0).shape == (16, 8)
     assert volume.slice_image(0)[1, 6] > 200
     assert read_grid(tmp_path / "a.jpg").shape == volume.grid.shape == (8, 16, 1)
+    assert "a.jpg: turned as its EXIF data say" in caplog.text
 
 
 def test_pictures_with_other_channels(tmp_path: Path) -> None:

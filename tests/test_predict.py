@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel as nib
@@ -15,7 +16,7 @@ from steadysam.errors import BatchError, InputError
 from steadysam.evaluate import evaluate_folder
 from steadysam.files import read_json, sha256_file
 from steadysam.geometry import grids_agree, voxel_to_ras
-from steadysam.jobs import find_jobs, jobs_of_part
+from steadysam.jobs import Job, find_jobs, jobs_of_part
 from steadysam.prediction import PredictOptions, predict
 from steadysam.prompts.files import read_prompts, write_prompts
 from steadysam.runs import load_run, versions
@@ -152,8 +153,41 @@ def test_images_of_training_are_told_of_and_can_be_left_out(run, toy_dataset, tm
     assert [job.name for job in jobs_of_part(run, jobs, "val")] == split["val"]
     with pytest.raises(InputError, match="PREDICT_PART.*'test'"):
         jobs_of_part(run, jobs, "test")
+    own = jobs_of_part(run, jobs, "val")
+    record = predict(run, own, tmp_path / "val", PredictOptions(part="val"))
+    assert read_json(record)["part"] == "val"
+    assert evaluate_folder(tmp_path / "val", toy_dataset / "labelsTr").problem() is None
+    predict(run, own, tmp_path / "val")  # the same cases, as nobody asked for a part
+    missing = evaluate_folder(tmp_path / "val", toy_dataset / "labelsTr").missing_predictions
+    assert set(missing) == set(split["train"])
     hashes = run.record["data"]["image_hashes"]
     assert hashes == {path.name[:-12]: sha256_file(path) for path in toy_dataset.rglob("*_0000.nii.gz")}
+
+
+def test_slices_that_lie_otherwise_than_in_training_are_told_of(run, tmp_path, caplog):
+    record = {**run.record, "data": {**run.record["data"], "slice_axis": 2}}
+    jobs = []
+    for name, spacing in (("thin", (5.0, 1.0, 1.0)), ("as trained", (1.0, 1.0, 5.0)), ("even", (1.2, 1.0, 1.0))):
+        grid = Grid((8, 9, 7), make_affine(spacing), 2)
+        image, prompts = tmp_path / f"{name}.nii.gz", tmp_path / f"{name}.json"
+        write_volume(image, make_volume(grid).array, grid)
+        write_prompts(prompts, some_prompts(grid))
+        jobs.append(Job(name, image, prompts))
+    predict(replace(run, record=record), jobs, tmp_path / "out", PredictOptions(slice_axis=2))
+    assert "1 of 3 images were cut across axis 2, as in training, but" in caplog.text
+    assert "longest along another: thin; --slice-axis chooses" in caplog.text
+    caplog.clear()
+    predict(replace(run, record=record), jobs[:1], tmp_path / "other", PredictOptions(slice_axis=0))
+    assert "as in training" not in caplog.text
+
+
+def test_an_image_of_one_value_is_told_of(run, folders, tmp_path, caplog):
+    images, prompts = folders
+    grid = GRIDS["oblique"]
+    write_volume(images / "a_0000.nii.gz", np.full(grid.shape, 3, np.int16), grid)
+    predict(run, find_jobs(images, prompts), tmp_path / "out")
+    assert caplog.text.count("all voxels of the image are alike") == 1
+    assert "a_0000.nii.gz: all voxels" in caplog.text
 
 
 def test_an_image_is_known_by_its_content(run, folders, toy_dataset, tmp_path, caplog):

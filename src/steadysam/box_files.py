@@ -21,11 +21,10 @@ from steadysam.data.volumes import read_label_map, read_volume, select_label
 from steadysam.errors import InputError, SteadyError
 from steadysam.evaluate import listed, mask_files, read_record
 from steadysam.files import sha256_file, sweep_temporaries, write_json, write_text
-from steadysam.geometry import describe_grid
 from steadysam.jobs import Job
 from steadysam.locks import alone_in
 from steadysam.outputs import refuse_output
-from steadysam.prediction import report_failures
+from steadysam.prediction import described, part_of, report_failures, warn_of_training
 from steadysam.prompts.files import write_prompts
 from steadysam.prompts.sets import set_hash
 from steadysam.runs import Run, versions
@@ -96,7 +95,7 @@ def detect_files(
                 failures.append({"case": job.name, **error.to_dict()})
                 logger.error("%s: %s", job.name, error)
                 continue
-            records.append(_record(job, case, path))
+            records.append(_record(run, job, case, path))
             if show is not None:
                 show(case)
             if truth is not None:
@@ -119,6 +118,7 @@ def detect_files(
         write_json(output / "run.json", {**_provenance(run, records), **facts})
         if left := sorted(before - {entry["case"] for entry in records}):
             logger.warning("%s still holds boxes of an earlier call: %s", output, listed(left, 5))
+        warn_of_training(records)
         report_failures(output, failures, len(jobs))
     return rows
 
@@ -177,11 +177,12 @@ def _provenance(run: Run, records: Sequence[Mapping[str, Any]]) -> dict[str, Any
     }
 
 
-def _record(job: Job, case: CaseBoxes, path: Path) -> dict[str, Any]:
+def _record(run: Run, job: Job, case: CaseBoxes, path: Path) -> dict[str, Any]:
     grid = case.volume.grid
     return {
         "case": job.name,
-        "image": {"file": job.image.name, "sha256": case.volume.sha256, "grid": describe_grid(grid)},
+        "image": described(job.image, case.volume),
+        "part": part_of(run, case.volume.sha256),
         "slice_axis": grid.slice_axis,
         "prompts": {
             "file": path.name,

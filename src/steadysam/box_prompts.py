@@ -74,10 +74,11 @@ def detector_of(run: Run, options: DetectOptions = DetectOptions()) -> tuple[Det
     config = getattr(prompted or run.settings, "detector", None)
     found = getattr(run.model, "detector", None) or getattr(run.model, "teacher", None)
     if not isinstance(config, DetectorConfig) or not isinstance(found, Detector):
+        mode = getattr(run.settings, "mode", "")
         raise ConfigError(
             "DETECTOR_MISSING",
             "this run has no detector",
-            seen=f"method {run.config.method_name}",
+            seen=f"method {run.config.method_name}" + (f", mode {mode}" if mode else ""),
             expected="a run of detector or ldfsam, or of spd with feature prompts",
             fix="train one: steadysam train DATASET --method detector -o RUN",
         )

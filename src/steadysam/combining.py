@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,15 @@ from numpy.typing import NDArray
 
 from steadysam.data.volumes import read_label_map, read_probability, write_volume
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, mask_files, read_record, several_numbers
+from steadysam.evaluate import (
+    COMBINED_FILE,
+    PROBABILITIES,
+    listed,
+    mask_files,
+    masks_lying_in,
+    read_record,
+    several_numbers,
+)
 from steadysam.files import sha256_file, sweep_temporaries, write_json
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.locks import alone_in
@@ -26,6 +35,8 @@ from steadysam.provenance import (
     without_seconds,
 )
 from steadysam.types import Grid
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "steadysam-combined-1"
 LARGEST = 65535  # number of a label
@@ -121,13 +132,18 @@ def write_label_maps(
     record["failures"] = {case: error.to_dict() for case, error in failures.items()}
     write_json(output / COMBINED_FILE, record)
     (output / "run.json").unlink(missing_ok=True)  # of masks of one label that lay here
+    if left := sorted(set(masks_lying_in(output)) - cases.keys()):
+        logger.warning(
+            "%s holds label maps of an earlier call, which evaluate would score: %s", output, listed(left, 5)
+        )
     if failures:
+        fixes = {error.fix for error in failures.values()}
         raise BatchError(
             "COMBINE_FAILED",
             f"{len(failures)} of {len(cases) + len(failures)} cases could not be combined",
             file=output / COMBINED_FILE,
             seen="; ".join(f"{case}: {error.what} [{error.code}]" for case, error in list(failures.items())[:5]),
-            fix="combine the folders that have all cases, or complete them",
+            fix=next(iter(fixes - {None}), None) or "combine the folders that have all cases, or complete them",
         )
     return record
 
@@ -182,7 +198,9 @@ class _LabelMap:
 def _check(structures: Sequence[Structure], output: Path) -> None:
     values = [structure.value for structure in structures]
     if len(set(values)) < len(values):
-        raise InputError("COMBINE_VALUES", "every structure needs a number of its own", seen=values)
+        seen = ", ".join(f"{structure.name} = {structure.value}" for structure in structures)
+        fix = "name every structure once, with its own folder"
+        raise InputError("COMBINE_VALUES", "every structure needs a number of its own", seen=seen, fix=fix)
     if not all(1 <= value <= LARGEST for value in values):
         raise InputError("COMBINE_VALUES", "no number of a label map", seen=values, expected=f"1 to {LARGEST}")
     for structure in structures:

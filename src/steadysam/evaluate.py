@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from steadysam.errors import BatchError, InputError, SteadyError
 from steadysam.files import read_json, sha256_file
 from steadysam.geometry import describe_grid, grids_agree
 from steadysam.metrics import CaseScores, slice_scores, volume_scores
-from steadysam.provenance import combined_record, mask_hashes, slice_axes, training_cases
+from steadysam.provenance import attempted_cases, combined_record, mask_hashes, slice_axes, training_cases
 from steadysam.types import Grid, stack_slices
 
 COMBINED_FILE = "combined.json"  # beside label maps
@@ -64,7 +64,7 @@ class Evaluation:
 
     Args:
         cases: scored cases, by name.
-        missing_predictions: labels without a prediction.
+        missing_predictions: labels without a prediction; where predict was told a part of the split, of its cases only.
         missing_labels: predictions without a label.
         failures: case name -> error, for cases that could not be scored.
         record: see `read_record`.
@@ -154,9 +154,10 @@ def evaluate_folder(
         except SteadyError as error:
             failures[name] = error
     hashes = mask_hashes(record)
+    wanted = labels.keys() & attempted_cases(record) if record.get("part") else labels.keys()
     return Evaluation(
         cases=tuple(cases),
-        missing_predictions=tuple(sorted(labels.keys() - preds.keys())),
+        missing_predictions=tuple(sorted(wanted - preds.keys())),
         missing_labels=tuple(sorted(preds.keys() - labels.keys())),
         failures=failures,
         record=record,
@@ -239,6 +240,14 @@ def mask_files(folder: Path) -> dict[str, Path]:
             )
         found[name] = path
     return found
+
+
+def masks_lying_in(folder: Path) -> Collection[str]:
+    """The cases whose masks lie here, also those of a call that did not end; what lies here may be anything."""
+    try:
+        return mask_files(folder)
+    except SteadyError:
+        return ()
 
 
 def read_record(folder: Path, values: Sequence[int] | None = None) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from steadysam.data.slices import channels_of, unfit_values
 from steadysam.data.volumes import mask_ending, read_label_map, read_volume, write_mask, write_probability
 from steadysam.embeddings import EmbeddingCache
 from steadysam.errors import BatchError, InputError, SteadyError
-from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, listed, mask_files
+from steadysam.evaluate import COMBINED_FILE, PROBABILITIES, listed, masks_lying_in
 from steadysam.files import files_together, sha256_file, sweep_temporaries, write_json, write_text
 from steadysam.geometry import Outside, describe_grid
 from steadysam.jobs import Job
@@ -30,6 +30,8 @@ from steadysam.types import Mask, Prompts, Volume
 
 logger = logging.getLogger(__name__)
 
+_CLEARLY = 1.5  # times the next spacing: then slices are thick, and lie across this axis
+
 
 @dataclass(frozen=True)
 class PredictOptions:
@@ -42,6 +44,7 @@ class PredictOptions:
         settings: settings of the method that differ from the run's, for the record.
         threshold: the mask is where the probability is larger.
         probabilities: write these, too, into a folder of this name.
+        part: of the run's split, to which the jobs were cut down, for the record: `evaluate` misses no other case then.
     """
 
     slice_axis: int | None = None
@@ -50,6 +53,7 @@ class PredictOptions:
     settings: dict[str, Any] = field(default_factory=dict)
     threshold: float = 0.5
     probabilities: bool = False
+    part: str | None = None
 
 
 def predict(
@@ -91,7 +95,7 @@ def _predict(
 ) -> Path:
     sweep_temporaries(output)
     sweep_temporaries(output / PROBABILITIES)
-    before = _earlier(output)
+    before = masks_lying_in(output)
     if not traits_of(run.method, run.settings).prompted and any(job.prompts is not None for job in jobs):
         logger.warning("%s looks at no prompts: those given are not used", run.config.method_name)
     prompt_set = _prompt_set(jobs)
@@ -112,6 +116,7 @@ def _predict(
         "config": run.config.model_dump(mode="json"),
         "overrides": options.settings,
         "threshold": options.threshold,
+        "part": options.part,
         "prompted": traits_of(run.method, run.settings).prompted,
         "prompt_sources": sorted({source for case in cases for source in case["prompts"]["sources"]}),
         "prompt_set_hash": set_hash({case["case"]: case["prompts"]["hash"] for case in cases}),
@@ -122,8 +127,9 @@ def _predict(
     }
     path = write_json(output / "run.json", record)
     (output / COMBINED_FILE).unlink(missing_ok=True)  # of label maps that lay here
-    _warn(output, cases, before, run.record["data"].get("image_channels"))
-    _warn_of_training(cases)
+    _warn(output, cases, before)
+    _warn_of_images(cases, run.record["data"])
+    warn_of_training(cases)
     report_failures(output, failures, len(jobs))
     return path
 
@@ -143,20 +149,8 @@ def report_failures(output: Path, failures: Sequence[Mapping[str, Any]], jobs: i
     )
 
 
-def _earlier(output: Path) -> Collection[str]:
-    """The cases whose masks lie here, also those of a call that did not end; what lies here may be anything."""
-    try:
-        return mask_files(output)
-    except SteadyError:
-        return ()
-
-
-def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], trained: Collection[int] | None) -> None:
-    """Of images unlike those of training, of empty masks, and of what an earlier call left for `evaluate` to score."""
-    unlike = sum(case["image_channels"] not in trained for case in cases) if trained else 0
-    if unlike:
-        kinds = " and ".join({1: "grey", 3: "colour"}.get(n, f"{n}-channel") for n in trained or ())
-        logger.warning("%d of %d images are no %s images, which this run was trained on", unlike, len(cases), kinds)
+def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str]) -> None:
+    """Of empty masks, and of what an earlier call left for `evaluate` to score."""
     empty = sum(case["notes"]["foreground_voxels"] == 0 for case in cases)
     if empty:
         logger.warning("%d of %d masks are empty", empty, len(cases))
@@ -165,14 +159,36 @@ def _warn(output: Path, cases: list[dict[str, Any]], before: Collection[str], tr
         logger.warning("%s holds masks of an earlier call, which evaluate would score: %s", output, listed(left, 5))
 
 
-def _warn_of_training(cases: Sequence[Mapping[str, Any]]) -> None:
+def _warn_of_images(cases: Sequence[Mapping[str, Any]], data: Mapping[str, Any]) -> None:
+    """Of images unlike those of training, `data` of its record: grey and colour, and slices that lie otherwise."""
+    trained = data.get("image_channels")
+    unlike = sum(case["image_channels"] not in trained for case in cases) if trained else 0
+    if unlike:
+        kinds = " and ".join({1: "grey", 3: "colour"}.get(n, f"{n}-channel") for n in trained or ())
+        logger.warning("%d of %d images are no %s images, which this run was trained on", unlike, len(cases), kinds)
+    axis = data.get("slice_axis")
+    names = [case["case"] for case in cases if case["slice_axis"] == axis and _lies_otherwise(case)]
+    if names:
+        said = "%d of %d images were cut across axis %d, as in training, but their voxels are longest along another: %s"
+        logger.warning(said + "; --slice-axis chooses", len(names), len(cases), axis, listed(names, 5))
+
+
+def _lies_otherwise(case: Mapping[str, Any]) -> bool:
+    """Whether another axis than that of the slices is the one with clearly the largest spacing."""
+    *_, second, largest = sorted(case["image"]["spacing_mm"])
+    own = case["image"]["spacing_mm"][case["slice_axis"]]
+    return largest > _CLEARLY * second and own < largest
+
+
+def warn_of_training(cases: Sequence[Mapping[str, Any]]) -> None:
+    """Of images that this run has seen, by `part` of the records of cases."""
     counts = [sum(case["part"] == part for case in cases) for part in ("train", "val")]
     if any(counts):
         said = "%d of %d images trained this run and %d chose its epochs: their scores say little of new images"
         logger.warning(said, counts[0], len(cases), counts[1])
 
 
-def _part_of(run: Run, sha256: str) -> str | None:
+def part_of(run: Run, sha256: str) -> str | None:
     """`train` or `val` for an image that made this run, by its content."""
     data = run.record["data"]
     hashes = data.get("image_hashes", {})
@@ -214,8 +230,8 @@ def _predict_case(
     read, network, written = (round(b - a, 3) for a, b in zip(clock, clock[1:], strict=False))
     return {
         "case": job.name,
-        "image": {"file": job.image.name, "sha256": volume.sha256, "grid": describe_grid(volume.grid)},
-        "part": _part_of(run, volume.sha256),
+        "image": described(job.image, volume),
+        "part": part_of(run, volume.sha256),
         "slice_axis": volume.grid.slice_axis,
         "image_channels": channels_of(volume.array),
         "coarse": _named_file(job.coarse if traits.coarse else None),
@@ -240,6 +256,15 @@ def read_coarse(path: Path, volume: Volume) -> Mask:
     """
     labels, grid = read_label_map(path, slice_axis=volume.grid.slice_axis)
     return Mask(labels > 0, grid)
+
+
+def described(file: Path, volume: Volume) -> dict[str, Any]:
+    """An image for the record."""
+    spacing = [round(float(length), 4) for length in volume.grid.spacing_mm]
+    facts = {"file": file.name, "sha256": volume.sha256, "grid": describe_grid(volume.grid), "spacing_mm": spacing}
+    if volume.array.size and volume.array.min() == volume.array.max():
+        logger.warning("%s: all voxels of the image are alike", file.name)
+    return facts
 
 
 def _named_file(path: Path | None) -> dict[str, Any]:

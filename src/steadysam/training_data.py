@@ -88,8 +88,7 @@ def load_training_data(
     _refuse_empty(config, [cases[case.name] for case in split.train], marked)
     if split.val and not any(cases[case.name].masks.any() for case in split.val):
         logger.warning("no validation case has a voxel of label %r: they can't tell good epochs", config.data.label)
-    counts = len(split.train), len(split.val), len(split.test)
-    logger.info("%d training, %d validation and %d test cases (%s)", *counts, split.rule)
+    logger.info("%s", split.summary)
     logger.info("slices across array axis %s", " and ".join(map(str, sorted(axes))))
     meta = _prompt_meta(config, prompt_files(config, dataset, "Tr")) if prompted else {"origin": "none"}
     frozen = {"meta": meta, "sources": sorted({source for p in prompts.values() for source in p.sources})}

@@ -32,6 +32,7 @@ def detect(
     device: Annotated[str, Parameter(name=["--device", "-d"])] = "auto",
     slice_axis: Literal[0, 1, 2] | None = None,
     channel: int = 0,
+    part: Literal["train", "val", "test"] | None = None,
     threads: int = 0,
     seed: int = 0,
 ) -> None:
@@ -45,6 +46,10 @@ def detect(
     For example:
 
         steadysam detect -i DATASET/imagesTs -m runs/boxes --labels DATASET/labelsTs -o found
+
+    Where a data set has no imagesTs, training held a part of imagesTr back:
+
+        steadysam detect -i DATASET/imagesTr --part test -m runs/boxes --labels DATASET/labelsTr -o found
 
     Boxes as prompts, one per slice, for a model that was not trained here:
 
@@ -76,6 +81,8 @@ def detect(
         Axis across which slices are cut (0, 1, 2); default: what training was told, else the largest spacing.
     channel
         Channel number in the names of a folder's files.
+    part
+        Only cases of this part of the split that the run was trained with: test is what it has never seen.
     threads
         CPU threads; 0 as torch chooses. The same number gives the same bytes.
     seed
@@ -86,7 +93,7 @@ def detect(
     from steadysam.cli.prompts_io import label_values
     from steadysam.cli.tables import print_rows
     from steadysam.files import write_bytes
-    from steadysam.jobs import find_jobs
+    from steadysam.jobs import find_jobs, jobs_of_part
     from steadysam.logs import progress_bar
     from steadysam.report.sheets import box_panel, sheet, some_of
     from steadysam.runs import load_run
@@ -100,12 +107,11 @@ def detect(
     own = label == trained.record["data"].get("label")
     truth = None if labels is None else Truth(labels, label_values(None if own else label), seed)
     jobs = find_jobs(input_, None, channel)
+    jobs = jobs_of_part(trained, jobs, part) if part else jobs
     pictured = {job.name for job in some_of(jobs)}
     panels: list[Panel] = []
-    compute = trained.config.compute.model_copy(
-        update={"device": str(trained.device), "threads": threads, "precision": "no"}
-    )
-    with computing(compute), progress_bar() as bar:
+    given = {"device": str(trained.device), "threads": threads, "precision": "no"}
+    with computing(trained.config.compute.model_copy(update=given)), progress_bar() as bar:
         task = bar.add_task("cases", total=len(jobs), note="")
 
         def track(jobs: Iterable[Job]) -> Iterator[Job]:

@@ -76,6 +76,8 @@ def evaluate(
         raise UsageError(
             "EVAL_SIZE", "a size below 0", seen=size, expected="0 for native pixels, or a number of pixels"
         )
+    if not predictions.is_dir():
+        raise InputError("FILE_MISSING", "no such folder of predictions", file=predictions, fix="check the path")
     given = Given(predictions, labels, images, patients, size, compare, seed, pictures)
     record, data = read_record(predictions), data_set_of(labels, dataset)
     if "detector" in record:

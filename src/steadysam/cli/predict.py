@@ -174,7 +174,8 @@ def _segment(model: str, call: _Call, output: Path) -> None:
 
     run = _run_of(model, call.device, call.method, call.overrides)
     axis = call.slice_axis if call.slice_axis is not None else run.record["data"].get("slice_axis")
-    options = PredictOptions(axis, call.outside, call.channel, dict(call.overrides), call.threshold, call.probabilities)
+    settings = dict(call.overrides)
+    options = PredictOptions(axis, call.outside, call.channel, settings, call.threshold, call.probabilities, call.part)
     given = {"device": str(run.device), "threads": call.threads, "precision": "no"}
     with computing(run.config.compute.model_copy(update=given)), progress_bar() as bar:
         task = bar.add_task("cases", total=None, note="")

@@ -19,7 +19,8 @@ def print_rows(rows: Sequence[Mapping[str, Any]]) -> None:
         return
     table = Table(box=None)
     for place, name in enumerate(rows[0]):
-        table.add_column(name, justify="right" if place else "left", no_wrap=True)
+        # in a narrow window the first column gives way, which holds names, and never a number
+        table.add_column(name, justify="right" if place else "left", no_wrap=bool(place), overflow="fold")
     for row in rows:
         table.add_row(*(value if isinstance(value, str) else shown(value) for value in row.values()))
     Console(highlight=False, markup=False).print(table)

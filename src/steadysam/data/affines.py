@@ -74,7 +74,8 @@ def no_orientation(path: str | Path, what: str, code: str = "IMG_NO_ORIENTATION"
         what,
         file=path,
         expected="an orientation (left and right cannot be guessed)",
-        fix='if you know it, say so: assume_orientation="RAS" or "LPS" (--assume-orientation)',
+        fix="if you know it, write it into the file (nibabel: set_sform); in Python, "
+        'read_volume(file, assume_orientation="RAS") or "LPS" takes it as said',
     )
 
 

@@ -251,7 +251,8 @@ def _check_forms(sform: NDArray[Any], qform: NDArray[Any], shape: tuple[int, int
             f"sform and qform place the image differently, by up to {apart:.3g} units",
             file=path,
             seen=f"sform {np.round(sform[:3], 3).tolist()}, qform {np.round(qform[:3], 3).tolist()}",
-            fix='choose one: form="sform" or form="qform" (--form)',
+            fix="write the file anew with the one that is right in both (nibabel: set_sform, set_qform); in Python, "
+            'read_volume(file, form="sform") or "qform" takes one',
         )
 
 

@@ -20,6 +20,7 @@ from steadysam.files import atomic_write
 
 log = logging.getLogger(__name__)
 
+_TURN = 0x0112  # the EXIF tag of the orientation; 1 is as stored
 _GREY_MODES = ("L", "I", "I;16", "I;16B", "F")
 
 
@@ -27,7 +28,7 @@ def picture_shape(path: Path, max_bytes: int) -> tuple[int, int, int]:
     """`(W, H, 1)` after the EXIF rotation, from the header alone."""
     with _opened(path, max_bytes) as image:
         width, height = image.size
-        turned = image.getexif().get(0x0112, 1) in (5, 6, 7, 8)
+        turned = image.getexif().get(_TURN, 1) in (5, 6, 7, 8)
     return (height, width, 1) if turned else (width, height, 1)
 
 
@@ -129,6 +130,8 @@ def _pixels(path: Path, max_bytes: int, palette_to_colour: bool) -> tuple[NDArra
             if image.mode == "P" and palette_to_colour:
                 log.info("%s: palette replaced by its colours", path)
                 image = image.convert("RGB")
+            if image.getexif().get(_TURN, 1) != 1:
+                log.info("%s: turned as its EXIF data say", path)
             shown = ImageOps.exif_transpose(image)
         except OSError as error:
             raise InputError(

@@ -35,6 +35,13 @@ class Split:
         """`train`, `val`, `test` by name."""
         return {"train": self.train, "val": self.val, "test": self.test}
 
+    @property
+    def summary(self) -> str:
+        """How many cases of how many patients, and the rule, for people."""
+        train, val, test = map(len, self.parts.values())
+        patients = len({case.patient for cases in self.parts.values() for case in cases})
+        return f"{train} training, {val} validation and {test} test cases of {patients} patients ({self.rule})"
+
 
 def split_cases(
     dataset: Dataset,
