@@ -1,6 +1,6 @@
 """What one training step of the masks costs, beside that of the segmenter by itself (acceptance check 16 of LDFSAM).
 
-    python benchmarks/training_step.py benchmarks/suites/ldfsam.toml --slices 2 --repeats 5 \\
+    python benchmarks/training_step.py benchmarks/suites/ldfsam.toml --slices 2 --repeats 7 \\
         -o benchmarks/results/ldfsam_step_full.md
 
 A step is all that the loop does for a batch: augmentation, forward and backward pass, optimiser. Images are noise with
@@ -31,7 +31,7 @@ from steadysam.optimisation import make_optimisation
 from steadysam.report.table import to_markdown
 from steadysam.trainable import select_trainable, stage_buffers
 
-ROWS = (BARE, "boxes, student", "S+D, student")
+ROWS = (BARE, "boxes, student", "S+D, student", "LDFSAM, detector frozen")
 NOTE = (
     "A step: augmentation, forward and backward pass, optimiser, for a batch of so many slices; the detector's part in "
     "the mask stage is in it, its own training is not. Time: ratios of the same turn, their median and range."
