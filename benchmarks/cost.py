@@ -5,8 +5,8 @@
     python benchmarks/cost.py benchmarks/suites/ldfsam.toml --slices 1 --repeats 3 \\
         -o benchmarks/results/ldfsam_cost_full.md
 
-Networks have random weights, as neither count depends on them; a row with boxes is given one per slice. Times are
-measured in turns, in one process, so that their ratios can be trusted further than the times.
+Networks have random weights, as neither count depends on them; a row with boxes is given one per slice. Each row takes
+turns with the segmenter by itself, in one process, so that ratios can be trusted further than times.
 """
 
 from __future__ import annotations
@@ -88,24 +88,25 @@ def main() -> None:
 
 
 def table(suite: Suite, rows: Sequence[str], store: Path | None, slices: int, repeats: int) -> str:
-    """A line per row; times are relative to the segmenter without prompts, or else to the first row."""
-    lines: dict[str, dict[str, Any]] = {}
-    built: dict[str, Built] = {}
+    """A line per row; times are relative to the segmenter without prompts, or else to the first row.
+
+    Each row takes turns with that one alone: of a dozen large networks in one memory the later ones would be slower.
+    """
+    unit = BARE if BARE in rows else rows[0]
+    base = build(suite, unit, slices)
+    own = counts(base, slices)
+    lines: list[dict[str, Any]] = []
     for row in rows:
-        built[row] = build(suite, row, slices)
-        sizes = [built[row].config.preprocess.size, *([detail] if (detail := detail_of(built[row].config)) else [])]
-        lines[row] = {"row": row, "pixels": " + ".join(map(str, sizes)), **counts(built[row], slices)}
-    for row, seconds in in_turns({row: one.work for row, one in built.items()}, repeats).items():
-        lines[row] |= {"ms": f"{1000 * seconds / slices:.1f}", "seconds": seconds}
-    first = BARE if BARE in lines else rows[0]
-    unit = lines[first]["seconds"]
-    for row, line in lines.items():
-        line["ratio"] = f"{line.pop('seconds') / unit:.2f}"
-        line["training"] = _minutes(suite, row, store) if store else None
+        built = base if row == unit else build(suite, row, slices)
+        sizes = [built.config.preprocess.size, *([detail] if (detail := detail_of(built.config)) else [])]
+        line = {"row": row, "pixels": " + ".join(map(str, sizes)), **(own if row == unit else counts(built, slices))}
+        seconds = in_turns({unit: base.work, row: built.work}, repeats)
+        line |= {"ms": f"{1000 * seconds[row] / slices:.1f}", "ratio": f"{seconds[row] / seconds[unit]:.2f}"}
+        lines.append(line | {"training": _minutes(suite, row, store) if store else None})
     headings = {"row": "", "pixels": "px", "all": "all, M", "trained": "trained, M", "gflops": "GFLOPs per slice"}
-    headings |= {"ms": "ms per slice", "ratio": f"time, {first} = 1"}
+    headings |= {"ms": "ms per slice", "ratio": f"time, {unit} = 1"}
     headings |= {"training": "training, core min"} if store else {}
-    return to_markdown(list(lines.values()), list(headings), headings=headings)
+    return to_markdown(lines, list(headings), headings=headings)
 
 
 def build(suite: Suite, row: str, slices: int) -> Built:
