@@ -137,13 +137,13 @@ def write_label_maps(
             "%s holds label maps of an earlier call, which evaluate would score: %s", output, listed(left, 5)
         )
     if failures:
-        fixes = {error.fix for error in failures.values()}
+        fixes = [error.fix for error in failures.values() if error.fix]
         raise BatchError(
             "COMBINE_FAILED",
             f"{len(failures)} of {len(cases) + len(failures)} cases could not be combined",
             file=output / COMBINED_FILE,
             seen="; ".join(f"{case}: {error.what} [{error.code}]" for case, error in list(failures.items())[:5]),
-            fix=next(iter(fixes - {None}), None) or "combine the folders that have all cases, or complete them",
+            fix=next(iter(fixes), "combine the folders that have all cases, or complete them"),
         )
     return record
 
