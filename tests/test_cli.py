@@ -293,7 +293,11 @@ def test_quiet_and_verbose(work, toy_dataset, tmp_path, caplog, capsys):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_leaves_nothing_half_done_and_says_so(tmp_path, number, code):
     words = [sys.executable, "-m", "steadysam", "draw", "-o", "drawn", "--images", "100000"]
-    process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell's background job ignores it, and hands that down
+    try:
+        process = subprocess.Popen(words, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+    finally:
+        signal.signal(signal.SIGINT, before)
     for _ in range(600):
         if list(tmp_path.glob(".tmp-*/*/*")):
             break
