@@ -11,8 +11,6 @@ turns with the segmenter by itself, in one process, so that ratios can be truste
 
 from __future__ import annotations
 
-import argparse
-import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -22,7 +20,7 @@ from unittest import mock
 
 import numpy as np
 import torch
-from timing import in_turns, random_weights, records, trained_seconds
+from timing import headline, in_turns, measuring_parser, random_weights, records, trained_seconds
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
@@ -64,23 +62,16 @@ class Built:
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", type=Path)
+    parser = measuring_parser(__doc__, "that are segmented at a time")
     parser.add_argument("--store", type=Path, help="of the suite, for the cost of training")
     parser.add_argument("--rows", nargs="+", help="default: those of prompt form and comparison, and LDFSAM")
-    parser.add_argument("--slices", type=int, default=8, help="that are segmented at a time")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; the median counts")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     suite = read_suite(flags.suite)
     wanted = flags.rows or [*rows_of_tables(suite, ["prompt form", "comparison"]), "LDFSAM"]
     rows = [row for row in suite.rows if row in wanted and suite.runs[suite.rows[row].run].nnunet is None]
     text = [
-        f"`python benchmarks/cost.py benchmarks/suites/{flags.suite.name}` · {platform.machine()}, "
-        f"{flags.threads} threads, torch {torch.__version__}, slices at a time: {flags.slices}, "
-        f"median of {flags.repeats}; random weights.\n",
+        headline("cost.py", flags, "slices at a time"),
         table(suite, rows, flags.store, flags.slices, flags.repeats),
         NOTE + (TRAINING if flags.store else ""),
     ]

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
+import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from steadysam.backbones import BACKBONES
 from steadysam.backbones.build import random_backbone
@@ -16,6 +19,26 @@ from steadysam.bench.run import trained_runs
 from steadysam.bench.store import run_path
 from steadysam.bench.suite import Suite
 from steadysam.files import read_json
+
+
+def measuring_parser(doc: str | None, slices: str) -> argparse.ArgumentParser:
+    """The flags of a script that times rows of a suite; `slices` says what `--slices` are."""
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", type=Path)
+    parser.add_argument("--slices", type=int, default=8, help=slices)
+    parser.add_argument("--repeats", type=int, default=5, help="turns; the median counts")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("-o", "--output", type=Path, required=True)
+    return parser
+
+
+def headline(script: str, flags: argparse.Namespace, slices: str) -> str:
+    """How and where it was measured, above the table."""
+    return (
+        f"`python benchmarks/{script} benchmarks/suites/{flags.suite.name}` · {platform.machine()}, "
+        f"{flags.threads} threads, torch {torch.__version__}, {slices}: {flags.slices}, "
+        f"median of {flags.repeats}; random weights.\n"
+    )
 
 
 def random_weights(name: str, image_size: int) -> Any:

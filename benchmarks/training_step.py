@@ -10,16 +10,13 @@ ratios can be trusted further than times. Training the detectors is not in it.
 
 from __future__ import annotations
 
-import argparse
-import platform
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from cost import BARE, Built, build, detail_of, noise
-from timing import turns
+from timing import headline, measuring_parser, turns
 
 from steadysam.bench.suite import Suite, read_suite
 from steadysam.embeddings import EmbeddingCache
@@ -40,19 +37,12 @@ NOTE = (
 
 def main() -> None:
     """Measure and write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("suite", type=Path)
+    parser = measuring_parser(__doc__, "of a batch")
     parser.add_argument("--rows", nargs="+", default=ROWS, help="the first is the unit; default: %(default)s")
-    parser.add_argument("--slices", type=int, default=8, help="of a batch")
-    parser.add_argument("--repeats", type=int, default=5, help="turns; the median counts")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("-o", "--output", type=Path, required=True)
     flags = parser.parse_args()
     torch.set_num_threads(flags.threads)
     text = [
-        f"`python benchmarks/training_step.py benchmarks/suites/{flags.suite.name}` · {platform.machine()}, "
-        f"{flags.threads} threads, torch {torch.__version__}, slices in a batch: {flags.slices}, "
-        f"median of {flags.repeats}; random weights.\n",
+        headline("training_step.py", flags, "slices in a batch"),
         table(read_suite(flags.suite), flags.rows, flags.slices, flags.repeats),
         NOTE,
     ]

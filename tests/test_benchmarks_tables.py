@@ -104,16 +104,21 @@ def test_the_scripts_say_what_they_do(script, monkeypatch, capsys):
     assert "python benchmarks/" in capsys.readouterr().out
 
 
+def suite_of_modes(*modes: str, teacher: str, size: int) -> Suite:
+    """A row of `ldfsam` per mode."""
+    detector = {"teacher": teacher, "image_size": 64}
+    runs = {name: {"method": {"name": "ldfsam", "mode": name, "detector": detector}} for name in modes}
+    values = {"name": "modes", "training": "none", "targets": {"blob": {"dataset": "x"}}}
+    values |= {"prompts": {"none": {"nothing": True}}, "runs": runs, "rows": {name: {"run": name} for name in runs}}
+    values |= {"run": {"preprocess": {"size": size}, "backbone": {"name": "steadysam-test"}}}
+    return validated(Suite, values)
+
+
 def test_the_cost_of_rows_leaves_out_a_teacher_and_counts_a_box(tmp_path, monkeypatch):
     cost = script_of("cost", monkeypatch)
-    detector = {"teacher": "s", "image_size": 64}
-    runs = {name: {"method": {"name": "ldfsam", "mode": name, "detector": detector}} for name in ("box", "SD", "none")}
-    values = {"name": "cost", "training": "none", "targets": {"blob": {"dataset": "x"}}}
-    values |= {"prompts": {"none": {"nothing": True}}, "runs": runs, "rows": {name: {"run": name} for name in runs}}
-    values |= {"run": {"preprocess": {"size": 32}, "backbone": {"name": "steadysam-test"}}}
-    suite = validated(Suite, values)
+    suite = suite_of_modes("box", "SD", "none", teacher="s", size=32)
     numbers = {}
-    for name in runs:
+    for name in suite.rows:
         built = cost.build(suite, name, 2)
         numbers[name] = {key: float(value) for key, value in cost.counts(built, 2).items()}
         parts = {part: sum(p.numel() for p in one.parameters()) / 1e6 for part, one in built.model.named_children()}
@@ -124,28 +129,23 @@ def test_the_cost_of_rows_leaves_out_a_teacher_and_counts_a_box(tmp_path, monkey
     assert numbers["none"]["gflops"] < min(numbers["box"]["gflops"], numbers["SD"]["gflops"])
     for run, seconds in (("SD", {"masks": 60.0}), ("box", {"masks": 30.0})):
         write_json(run_path(tmp_path, "blob", 0, run), {"seconds": seconds})
-    lines = [line.split(" | ") for line in cost.table(suite, list(runs), tmp_path, 2, 1).splitlines()[2:]]
-    assert [line[0].strip("| ") for line in lines] == list(runs)
+    lines = [line.split(" | ") for line in cost.table(suite, list(suite.rows), tmp_path, 2, 1).splitlines()[2:]]
+    assert [line[0].strip("| ") for line in lines] == list(suite.rows)
     assert [line[-1].strip("| ") for line in lines] == ["0.5", "1.0", "–"]
     assert lines[0][-2] == "1.00", "without the row of bare segmenters times are relative to the first"
 
 
 def test_a_training_step_trains_what_the_mask_stage_trains_and_is_told_beside_the_bare_segmenter(monkeypatch):
     step = script_of("training_step", monkeypatch)
-    detector = {"teacher": "", "image_size": 64}
-    runs = {name: {"method": {"name": "ldfsam", "mode": name, "detector": detector}} for name in ("none", "box", "SD")}
-    values = {"name": "step", "training": "none", "targets": {"blob": {"dataset": "x"}}}
-    values |= {"prompts": {"none": {"nothing": True}}, "runs": runs, "rows": {name: {"run": name} for name in runs}}
-    values |= {"run": {"preprocess": {"size": 64}, "backbone": {"name": "steadysam-test"}}}
-    suite = validated(Suite, values)
+    suite = suite_of_modes("none", "box", "SD", teacher="", size=64)
     built = step.build(suite, "SD", 2)
     before = {name: p.detach().clone() for name, p in built.model.named_parameters()}
     step.training_step(built, 2)()
     moved = {name for name, p in built.model.named_parameters() if not torch.equal(before[name], p)}
     assert {name.split(".")[0] for name in moved} == {"backbone", "prompter", "detector"}
     assert not any(name.startswith("detector.head") for name in moved)
-    lines = [line.strip("| ").split(" | ") for line in step.table(suite, list(runs), 2, 2).splitlines()[2:]]
-    assert [line[0] for line in lines] == list(runs)
+    lines = [line.strip("| ").split(" | ") for line in step.table(suite, list(suite.rows), 2, 2).splitlines()[2:]]
+    assert [line[0] for line in lines] == list(suite.rows)
     assert lines[0][-2:] == ["1.000", "1.000–1.000"]
     assert float(lines[2][1]) > float(lines[1][1]) == float(lines[0][1]) > 0, "boxes train no more than nothing does"
 

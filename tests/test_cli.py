@@ -303,7 +303,10 @@ def test_a_signal_leaves_nothing_half_done_and_says_so(tmp_path, number, code):
             break
         time.sleep(0.1)
     process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    try:
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()  # one that did not listen would draw for hours
     assert process.returncode == code
     assert "interrupted; what was written is whole" in said
     assert list(tmp_path.iterdir()) == []

@@ -259,7 +259,7 @@ def read_coarse(path: Path, volume: Volume) -> Mask:
 
 
 def described(file: Path, volume: Volume) -> dict[str, Any]:
-    """An image for the record."""
+    """An image for the record; one in which nothing is to be seen is told of."""
     spacing = [round(float(length), 4) for length in volume.grid.spacing_mm]
     facts = {"file": file.name, "sha256": volume.sha256, "grid": describe_grid(volume.grid), "spacing_mm": spacing}
     if volume.array.size and volume.array.min() == volume.array.max():

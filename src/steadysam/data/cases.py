@@ -196,18 +196,17 @@ def check_pair(image: Grid, label: Grid, file: str | Path | None = None) -> None
     """
     tolerance = max(1e-3, 0.02 * min(image.spacing_mm))
     if not grids_agree(image, label, tolerance):
-        wide, high, deep = image.shape
-        turned = deep == 1 and wide != high and label.shape == (high, wide, 1)
         fix = "resample the label to the image with nearest neighbours, or find the right label file"
+        wide, high, deep = image.shape
+        if deep == 1 and wide != high and label.shape == (high, wide, 1):
+            fix = "width and height are swapped: turn the label as the image's EXIF data turn the image"
         raise InputError(
             "LABEL_GRID",
             "label and image do not lie on the same grid",
             file=file,
             seen=f"label: {describe_grid(label)}",
             expected=f"image: {describe_grid(image)}",
-            fix="width and height are swapped: turn the label as the image's EXIF data turn the image"
-            if turned
-            else fix,
+            fix=fix,
         )
 
 
